@@ -1,0 +1,42 @@
+"""Every error p2ptrain raises on purpose.
+
+    P2PTrainError
+      ConfigError        the user can fix it: one line, exit code 2
+      CheckpointError    a file on disk is damaged or of another run
+      PeerError          a peer failed or lied: counted, logged, the node goes on
+        PeerBusy         the peer is in another exchange: not a failure
+
+Anything else that is raised is a bug and stops the node.
+"""
+
+
+class P2PTrainError(Exception):
+    """Base of all errors raised on purpose."""
+
+
+class ConfigError(P2PTrainError):
+    """The configuration cannot work; the message names the place, the cause and what to write instead."""
+
+
+class CheckpointError(P2PTrainError):
+    """A checkpoint cannot be used; the message names the file and the reason."""
+
+
+class PeerError(P2PTrainError):
+    """A peer failed, misbehaved or is unreachable.
+
+    `reason` is a short slug from a fixed set (`deadline`, `unreachable`, `malformed`, `not-finite`, `wrong-model`, ...):
+    it is what gets counted; `detail` is for the log.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = detail
+
+
+class PeerBusy(PeerError):
+    """The peer is in another exchange; ask another one."""
+
+    def __init__(self) -> None:
+        super().__init__("busy")

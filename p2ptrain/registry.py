@@ -1,0 +1,106 @@
+"""Components by name: codecs, aggregators, strategies, tasks, graphs are each one file that registers one class.
+
+A component is a frozen pydantic model that *is* its own configuration, so `codec: topk` and
+`codec: {name: topk, ratio: 0.02}` in a YAML file become the object that does the work.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import Any, ClassVar, Generic, TypeVar, cast
+
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
+
+from p2ptrain.errors import ConfigError
+
+
+class Component(BaseModel):
+    """Base of everything that can be named in a configuration. Serialises with its name, so a dump can be read back."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: ClassVar[str]
+
+    @model_serializer(mode="wrap")
+    def _with_name(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {"name": self.name, **handler(self)}
+
+
+C = TypeVar("C", bound=Component)
+D = TypeVar("D", bound=Component)
+
+
+class Registry(Generic[C]):
+    """The classes of one kind; importing them is put off until one is asked for."""
+
+    def __init__(self, kind: str, package: str) -> None:
+        self.kind = kind
+        self._package = package
+        self._classes: dict[str, type[C]] = {}
+        self._loaded = False
+
+    def register(self, name: str) -> Callable[[type[D]], type[D]]:
+        """Class decorator; a second class under the same name is a bug."""
+
+        def add(cls: type[D]) -> type[D]:
+            if name in self._classes:
+                raise ValueError(f"two {self.kind} components are named {name!r}")
+            cls.name = name
+            self._classes[name] = cast(type[C], cls)
+            return cls
+
+        return add
+
+    def names(self) -> list[str]:
+        self._load()
+        return sorted(self._classes)
+
+    def loaded(self) -> list[str]:
+        """Names registered so far, without importing anything."""
+        return sorted(self._classes)
+
+    def get(self, name: str) -> type[C]:
+        """Raises `ConfigError` with the known names, as the name may come from a file or from the network."""
+        self._load()
+        if name not in self._classes:
+            raise ConfigError(f"unknown {self.kind} {name!r}; choose one of {', '.join(self.names())}")
+        return self._classes[name]
+
+    def make(self, name: str, /, **options: Any) -> C:
+        """`codecs.make("int8", block=256)`; raises `ConfigError` that names the option."""
+        cls = self.get(name)
+        try:
+            return cls(**options)
+        except ValidationError as error:
+            raise ConfigError(f"{self.kind} {name!r}: {explain(error)}") from None
+
+    def parse(self, value: Any) -> Any:
+        """For pydantic fields: a name, `{name: ..., option: ...}` or an instance. Other values are left for pydantic to refuse."""
+        try:
+            if isinstance(value, str):
+                return self.make(value)
+            if isinstance(value, dict) and isinstance(value.get("name"), str):
+                return self.make(value["name"], **{key: option for key, option in value.items() if key != "name"})
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return value
+
+    def _load(self) -> None:
+        if self._loaded:
+            return
+        self._loaded = True
+        for module in pkgutil.iter_modules(importlib.import_module(self._package).__path__):
+            importlib.import_module(f"{self._package}.{module.name}")
+        for entry in entry_points(group=self._package):
+            entry.load()
+
+
+def explain(error: ValidationError) -> str:
+    """A pydantic error as one line: `ratio: Input should be less than or equal to 1 (got 3)`."""
+    lines = []
+    for item in error.errors():
+        place = ".".join(str(part) for part in item["loc"])
+        got = "" if isinstance(item["input"], dict | list | BaseModel) else f" (got {item['input']!r})"
+        message = item["msg"].removeprefix("Value error, ")
+        lines.append(f"{place}: {message}{got}" if place else f"{message}{got}")
+    return "; ".join(lines)

@@ -1,0 +1,183 @@
+"""A model as one flat vector that one thread trains while another exchanges it.
+
+Three float32 vectors of the model's size exist, and no more:
+
+    flat       the parameters and floating-point buffers themselves, owned by the compute thread
+    published  the snapshot that exchanges read; immutable while leased
+    spare      where an exchange writes the mixed vector
+
+An exchange leases `published` and writes `own + correction` into `spare`. On commit, if no training step ended
+meanwhile, the two swap places, and the next step boundary takes the result over; otherwise the difference `spare - published`
+is the correction that the next step boundary adds. So the compute thread never waits, local progress made during a slow exchange is kept,
+and any number of exchanges fits between two steps.
+"""
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from p2ptrain.errors import PeerBusy
+
+
+@dataclass(frozen=True)
+class Lease:
+    """One exchange's hold on the replica; `own` is read, `out` is written, both (d,) float32 on the CPU."""
+
+    own: Tensor
+    out: Tensor
+
+
+class Replica:
+    """One node's copy of the model.
+
+    `absorb`, `publish` and `load` belong to the compute thread; `lease`, `commit`, `release` to the event loop.
+    """
+
+    def __init__(self, module: nn.Module, device: torch.device | str = "cpu") -> None:
+        self.module = module.to(device)
+        self.device = torch.device(device)
+        self.flat, self.num_parameters = _flatten(self.module)
+        self.fingerprint = _fingerprint(self.module)
+        pinned = self.device.type == "cuda"
+        self._published = torch.empty(self.flat.numel(), dtype=torch.float32, pin_memory=pinned)
+        self._spare = torch.empty_like(self._published, pin_memory=pinned)
+        self._published.copy_(self.flat)
+        self._base_buffers = self.flat[self.num_parameters :].clone()
+        self._lock = threading.Lock()
+        self._leased = False
+        self._behind = False  # `flat` holds local steps that the snapshot does not
+        self._ahead = False  # the snapshot holds corrections that `flat` does not
+        self._pending = False  # `spare - published` waits to be added to `flat`
+
+    @property
+    def size(self) -> int:
+        """Number of elements exchanged."""
+        return self.flat.numel()
+
+    def snapshot(self) -> Tensor:
+        """A copy of the latest published vector, (d,) float32 on the CPU."""
+        with self._lock:
+            return self._published.clone()
+
+    def digest(self) -> str:
+        """SHA-256 of the published vector."""
+        with self._lock:
+            return hashlib.sha256(memoryview(self._published.numpy()).cast("B")).hexdigest()
+
+    def lease(self) -> Lease:
+        """Start an exchange. Raises `PeerBusy` while another one runs or the compute thread is copying."""
+        if not self._lock.acquire(blocking=False):
+            raise PeerBusy
+        try:
+            if self._leased or self._pending:
+                raise PeerBusy
+            self._leased = True
+            return Lease(self._published, self._spare)
+        finally:
+            self._lock.release()
+
+    def commit(self, lease: Lease) -> None:
+        """The exchange ended well: `lease.out - lease.own` enters the model at the next step boundary."""
+        with self._lock:
+            assert self._leased
+            assert lease.own is self._published
+            self._leased = False
+            if self._behind:
+                self._pending = True
+            else:
+                self._published, self._spare = self._spare, self._published
+                self._ahead = True
+
+    def release(self, lease: Lease) -> None:
+        """The exchange did not happen: nothing changes."""
+        with self._lock:
+            assert self._leased
+            assert lease.own is self._published
+            self._leased = False
+
+    def absorb(self) -> None:
+        """Take committed corrections into `flat`: after `backward`, before `optimizer.step` (gradients may be stale, AD-PSGD)."""
+        with self._lock:
+            if self._ahead:
+                parameters = self.num_parameters
+                self.flat[:parameters].copy_(self._published[:parameters], non_blocking=True)
+                moved = self._published[parameters:].to(self.device) - self._base_buffers
+                self.flat[parameters:].add_(moved)
+                self._base_buffers.add_(moved)
+                self._ahead = False
+            if self._pending:
+                # The snapshot is of no further use, so the correction is computed in the spare's place.
+                self._spare.sub_(self._published)
+                self.flat.add_(self._spare.to(self.device))
+                self._pending = False
+            self._behind = True
+
+    def publish(self) -> None:
+        """Make the model's current values the snapshot, unless an exchange holds it: after `optimizer.step`."""
+        with self._lock:
+            if self._leased or self._pending:
+                return
+            assert not self._ahead, "publish without absorb would lose corrections"
+            self._published.copy_(self.flat)
+            self._base_buffers.copy_(self.flat[self.num_parameters :])
+            self._behind = False
+
+    def settle(self) -> None:
+        """A step boundary without a step."""
+        self.absorb()
+        self.publish()
+
+    def load(self, vector: Tensor) -> None:
+        """Start from another vector, (d,): a checkpoint or a donor's state. No exchange may be under way."""
+        with self._lock:
+            if self._leased:
+                raise PeerBusy
+            self.flat.copy_(vector)
+            self._published.copy_(vector)
+            self._base_buffers.copy_(self.flat[self.num_parameters :])
+            self._ahead = self._pending = self._behind = False
+
+
+def named_slices(module: nn.Module) -> Iterator[tuple[str, slice]]:
+    """Where each tensor lies in the flat vector: trainable parameters first (tied ones once), then floating-point buffers."""
+    offset = 0
+    for name, tensor in _exchanged(module):
+        yield name, slice(offset, offset + tensor.numel())
+        offset += tensor.numel()
+
+
+def _exchanged(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            yield name, parameter
+    for name, buffer in module.named_buffers():
+        if buffer.is_floating_point():
+            yield name, buffer
+
+
+def _flatten(module: nn.Module) -> tuple[Tensor, int]:
+    """Move what is exchanged into one float32 vector and leave views of it in the module."""
+    tensors = [tensor for _, tensor in _exchanged(module)]
+    flat = torch.cat([tensor.detach().reshape(-1).to(torch.float32) for tensor in tensors])
+    num_parameters = 0
+    for (_, where), tensor in zip(list(named_slices(module)), tensors, strict=True):
+        tensor.data = flat[where].view(tensor.shape)
+        if isinstance(tensor, nn.Parameter):
+            num_parameters = where.stop
+    return flat, num_parameters
+
+
+def _fingerprint(module: nn.Module) -> bytes:
+    """32 bytes that two nodes share exactly when their vectors mean the same thing: names and shapes in order."""
+    layout = repr([(name, tuple(tensor.shape)) for name, tensor in _exchanged(module)])
+    return hashlib.sha256(layout.encode()).digest()
+
+
+def as_bytes(vector: Tensor) -> memoryview:
+    """The bytes of a contiguous CPU tensor, without a copy."""
+    return memoryview(np.asarray(vector.detach().numpy())).cast("B")

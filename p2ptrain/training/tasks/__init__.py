@@ -1,0 +1,100 @@
+"""Tasks: what is learned. Each task is one file in this folder, or one Python file of the user's (`task: ./mine.py`)."""
+
+import importlib.util
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from p2ptrain.errors import ConfigError
+from p2ptrain.registry import Component, Registry
+
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What an evaluation on held-out data says. `loss` in nats per example (per byte for text); accuracy in [0, 1] or None."""
+
+    loss: float
+    accuracy: float | None
+
+
+class Task(Component):
+    """A model, its data and its loss. Everything is a function of the fields and a seed, so every node derives the same."""
+
+    optimizer: str = "SGD"
+    """Any class of `torch.optim`; the strategy may override it."""
+    lr: float = 0.1
+    batch: int = 32
+    """Examples per step."""
+
+    def model(self, seed: int) -> nn.Module:
+        """The untrained model, the same on every node."""
+        raise NotImplementedError
+
+    def labels(self) -> np.ndarray:
+        """(n,) int64, one label per training example: what `by-label` and `dirichlet` splits are cut by."""
+        raise NotImplementedError
+
+    def batches(self, examples: np.ndarray, rng: np.random.Generator) -> Iterator[Batch]:
+        """Endless batches of (inputs, targets) from the training examples with these indices."""
+        raise NotImplementedError
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Scalar mean loss of one batch, differentiable."""
+        raise NotImplementedError
+
+    def evaluate(self, model: nn.Module) -> Metrics:
+        """On held-out data, the same on every node; the caller has set `model.eval()` and `torch.no_grad()`."""
+        raise NotImplementedError
+
+
+registry: Registry[Task] = Registry("task", __name__)
+register, names, get = registry.register, registry.names, registry.get
+
+
+def make(name: str, /, **options: Any) -> Task:
+    """A task by name, or the one task of a Python file when `name` ends in `.py`."""
+    if name.endswith(".py"):
+        _register_file(Path(name))
+    return registry.make(name, **options)
+
+
+def parse(value: Any) -> Any:
+    """As `Registry.parse`, with files."""
+    name = value.get("name") if isinstance(value, dict) else value
+    if isinstance(name, str) and name.endswith(".py"):
+        try:
+            _register_file(Path(name))
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+    return registry.parse(value)
+
+
+def _register_file(path: Path) -> None:
+    """Import a user's task file and register the one `Task` subclass that it defines under the file's own path."""
+    if str(path) in registry.loaded():
+        return
+    if not path.is_file():
+        raise ConfigError(f"no task file at {path}")
+    spec = importlib.util.spec_from_file_location(f"p2ptrain_task_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ConfigError(f"task file {path} cannot be imported: {type(error).__name__}: {error}") from error
+    found = [
+        cls
+        for cls in vars(module).values()
+        if inspect.isclass(cls) and issubclass(cls, Task) and cls.__module__ == module.__name__
+    ]
+    if len(found) != 1:
+        raise ConfigError(f"task file {path} must define exactly one subclass of p2ptrain.training.tasks.Task, found {len(found)}")
+    registry.register(str(path))(found[0])
