@@ -8,8 +8,10 @@ more than a few hundred thousand elements at a time and may treat each chunk on 
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
+from p2ptrain.errors import PeerError
 from p2ptrain.registry import Component, Registry
 
 
@@ -28,9 +30,9 @@ class Packet:
 class Codec(Component):
     """vector -> bytes -> vector.
 
-    Vectors are 1-d tensors in any floating dtype; decoding gives float32 on the CPU. Decoding comes from the network and
-    raises `PeerError` (`malformed` for a payload that does not fit, `not-finite` for NaN or Inf); encoding a vector
-    that is not finite raises `ValueError`.
+    Vectors are 1-d tensors in any floating dtype; decoding gives float32 on the CPU. What is decoded comes from the
+    network: it raises `PeerError` (`malformed` for a payload that does not fit, `not-finite` for NaN or Inf). Encoding
+    a vector that is not finite raises `ValueError`.
     """
 
     granularity: ClassVar[int] = 1
@@ -46,7 +48,8 @@ class Codec(Component):
 
         seed    makes stochastic rounding and random coordinates repeatable; both ends of an exchange use the same one.
         memory  (d,) float32, what was last sent of each coordinate (zeros when None); sparse codecs send the
-                coordinates that moved most since and update it in place: what was not sent stays for later (error feedback).
+                coordinates that moved most since and update it in place: what was not sent stays for later (error
+                feedback).
         like    encode on the coordinates of this packet, so that two ends of an exchange average the same ones.
         """
         raise NotImplementedError
@@ -56,20 +59,33 @@ class Codec(Component):
         raise NotImplementedError
 
     def add(self, packet: Packet, out: Tensor, weight: float) -> None:
-        """out += weight * decode(packet), in place, without materialising the decoded vector where that is faster."""
-        out.add_(self.decode(packet), alpha=weight)
+        """out += weight * decode(packet), in place, without materialising the decoded vector where that is faster.
+
+        `out` is left as it was when the packet is refused."""
+        check_sizes(out, packet)
+        out.add_(self.decode(packet).mul(weight).to(out.device))
 
     def mix(self, own: Tensor, sent: Packet, received: Packet, weight: float, out: Tensor) -> None:
         """out = own + weight * (decode(received) - decode(sent)), the pairwise averaging step; `out` is never `own`.
 
         Both ends use the vectors as the other side decoded them, so the two corrections cancel to rounding."""
-        out.copy_(own)
-        self.add(received, out, weight)
-        self.add(sent, out, -weight)
+        check_sizes(out, sent, received)
+        correction = torch.sub(self.decode(received), self.decode(sent)).mul_(weight)
+        out.copy_(own).add_(correction.to(out.device))
 
     def max_nbytes(self, size: int) -> int:
         """The longest payload that `size` elements can have; longer ones are refused before they are buffered."""
         raise NotImplementedError
+
+    def warm(self) -> None:
+        """Compile or load what the first call would need: seconds the first time, so never inside a deadline."""
+
+
+def check_sizes(out: Tensor, *packets: Packet) -> None:
+    """Raise `PeerError` unless every packet stands for as many elements as `out` has."""
+    for packet in packets:
+        if packet.size != out.numel():
+            raise PeerError("malformed", f"a packet of {packet.size} elements for a vector of {out.numel()}")
 
 
 registry: Registry[Codec] = Registry("codec", __name__)

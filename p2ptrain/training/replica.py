@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from p2ptrain.errors import PeerBusy
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Lease:
     """One exchange's hold on the replica; `own` is read, `out` is written, both (d,) float32 on the CPU."""
 
@@ -49,10 +49,11 @@ class Replica:
         self._published.copy_(self.flat)
         self._base_buffers = self.flat[self.num_parameters :].clone()
         self._lock = threading.Lock()
-        self._leased = False
+        self._lease: Lease | None = None
         self._behind = False  # `flat` holds local steps that the snapshot does not
         self._ahead = False  # the snapshot holds corrections that `flat` does not
         self._pending = False  # `spare - published` waits to be added to `flat`
+        self._stale = False  # the snapshot lacks corrections that `flat` has: mixing with it would apply them again
 
     @property
     def size(self) -> int:
@@ -74,19 +75,18 @@ class Replica:
         if not self._lock.acquire(blocking=False):
             raise PeerBusy
         try:
-            if self._leased or self._pending:
+            if self._lease is not None or self._pending or self._stale:
                 raise PeerBusy
-            self._leased = True
-            return Lease(self._published, self._spare)
+            self._lease = Lease(self._published, self._spare)
+            return self._lease
         finally:
             self._lock.release()
 
     def commit(self, lease: Lease) -> None:
         """The exchange ended well: `lease.out - lease.own` enters the model at the next step boundary."""
         with self._lock:
-            assert self._leased
-            assert lease.own is self._published
-            self._leased = False
+            assert lease is self._lease
+            self._lease = None
             if self._behind:
                 self._pending = True
             else:
@@ -94,11 +94,10 @@ class Replica:
                 self._ahead = True
 
     def release(self, lease: Lease) -> None:
-        """The exchange did not happen: nothing changes."""
+        """The exchange is over; unless it was committed, nothing changes."""
         with self._lock:
-            assert self._leased
-            assert lease.own is self._published
-            self._leased = False
+            if lease is self._lease:
+                self._lease = None
 
     def absorb(self) -> None:
         """Take committed corrections into `flat`: after `backward`, before `optimizer.step` (gradients may be stale, AD-PSGD)."""
@@ -115,17 +114,18 @@ class Replica:
                 self._spare.sub_(self._published)
                 self.flat.add_(self._spare.to(self.device))
                 self._pending = False
+                self._stale = True
             self._behind = True
 
     def publish(self) -> None:
         """Make the model's current values the snapshot, unless an exchange holds it: after `optimizer.step`."""
         with self._lock:
-            if self._leased or self._pending:
+            if self._lease is not None or self._pending:
                 return
             assert not self._ahead, "publish without absorb would lose corrections"
             self._published.copy_(self.flat)
             self._base_buffers.copy_(self.flat[self.num_parameters :])
-            self._behind = False
+            self._behind = self._stale = False
 
     def settle(self) -> None:
         """A step boundary without a step."""
@@ -135,12 +135,12 @@ class Replica:
     def load(self, vector: Tensor) -> None:
         """Start from another vector, (d,): a checkpoint or a donor's state. No exchange may be under way."""
         with self._lock:
-            if self._leased:
+            if self._lease is not None:
                 raise PeerBusy
             self.flat.copy_(vector)
             self._published.copy_(vector)
             self._base_buffers.copy_(self.flat[self.num_parameters :])
-            self._ahead = self._pending = self._behind = False
+            self._ahead = self._pending = self._behind = self._stale = False
 
 
 def named_slices(module: nn.Module) -> Iterator[tuple[str, slice]]:

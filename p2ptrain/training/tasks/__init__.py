@@ -1,36 +1,40 @@
-"""Tasks: what is learned. Each task is one file in this folder, or one Python file of the user's (`task: ./mine.py`)."""
+"""Tasks: what is learned. Each is one file in this folder, or one Python file of the user's (`task: ./mine.py`)."""
 
 import importlib.util
 import inspect
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from p2ptrain.errors import ConfigError
 from p2ptrain.registry import Component, Registry
+from p2ptrain.seeds import derive
 
 Batch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """What an evaluation on held-out data says. `loss` in nats per example (per byte for text); accuracy in [0, 1] or None."""
+    """On held-out data. `loss` in nats per example (per byte for text); `accuracy` in [0, 1], or None."""
 
     loss: float
     accuracy: float | None
 
 
 class Task(Component):
-    """A model, its data and its loss. Everything is a function of the fields and a seed, so every node derives the same."""
+    """A model, its data and its loss: functions of the fields and a seed, so that every node derives the same."""
 
     optimizer: str = "SGD"
     """Any class of `torch.optim`; the strategy may override it."""
-    lr: float = 0.1
-    batch: int = 32
+    lr: float = Field(0.1, gt=0)
+    batch_size: int = Field(32, gt=0)
     """Examples per step."""
 
     def model(self, seed: int) -> nn.Module:
@@ -41,17 +45,30 @@ class Task(Component):
         """(n,) int64, one label per training example: what `by-label` and `dirichlet` splits are cut by."""
         raise NotImplementedError
 
-    def batches(self, examples: np.ndarray, rng: np.random.Generator) -> Iterator[Batch]:
-        """Endless batches of (inputs, targets) from the training examples with these indices."""
+    def batch(self, examples: np.ndarray, rng: np.random.Generator) -> Batch:
+        """(inputs, targets) on the CPU, drawn with `rng` from the training examples with these indices."""
         raise NotImplementedError
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Scalar mean loss of one batch, differentiable."""
+        """Scalar mean loss of one batch on the model's device, differentiable."""
         raise NotImplementedError
 
     def evaluate(self, model: nn.Module) -> Metrics:
         """On held-out data, the same on every node; the caller has set `model.eval()` and `torch.no_grad()`."""
         raise NotImplementedError
+
+
+@contextmanager
+def initialising(seed: int) -> Iterator[None]:
+    """Modules built inside draw their weights from `seed`; torch's own generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive(seed, "model"))
+        yield
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's parameters lie."""
+    return next(model.parameters()).device
 
 
 registry: Registry[Task] = Registry("task", __name__)
@@ -96,5 +113,7 @@ def _register_file(path: Path) -> None:
         if inspect.isclass(cls) and issubclass(cls, Task) and cls.__module__ == module.__name__
     ]
     if len(found) != 1:
-        raise ConfigError(f"task file {path} must define exactly one subclass of p2ptrain.training.tasks.Task, found {len(found)}")
+        raise ConfigError(
+            f"task file {path} must define exactly one subclass of p2ptrain.training.tasks.Task, found {len(found)}"
+        )
     registry.register(str(path))(found[0])

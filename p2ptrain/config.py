@@ -1,0 +1,251 @@
+"""What a person writes: a topology file (a whole swarm) or a node file (one daemon). Strict models, errors with line and key.
+
+    RunConfig      what the swarm agrees on: task, strategy, codec, aggregator, length, data
+    NodeConfig     what is one machine's own: name, address, key, folder, device
+    NodeFile       run + graph + node: what `p2ptrain node --config` reads
+    Topology       run + graph + a list of nodes + what must hold: what `p2ptrain up` reads
+"""
+
+import operator
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    model_validator,
+)
+
+from p2ptrain import aggregators, codecs, graphs, strategies
+from p2ptrain.errors import ConfigError
+from p2ptrain.registry import explain
+from p2ptrain.training import devices, tasks
+from p2ptrain.training.splits import Data
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+
+
+class Strict(BaseModel):
+    """Frozen, and a key that nobody knows is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RunConfig(Strict):
+    """What all nodes of a swarm must agree on. Everything has a default except `task`."""
+
+    task: Annotated[SerializeAsAny[tasks.Task], BeforeValidator(tasks.parse)]
+    strategy: Annotated[SerializeAsAny[strategies.Strategy], BeforeValidator(strategies.parse)] = Field(
+        default_factory=lambda: strategies.make("gossip")
+    )
+    codec: Annotated[SerializeAsAny[codecs.Codec], BeforeValidator(codecs.parse)] = Field(
+        default_factory=lambda: codecs.make("int8")
+    )
+    aggregator: Annotated[SerializeAsAny[aggregators.Aggregator], BeforeValidator(aggregators.parse)] = Field(
+        default_factory=lambda: aggregators.make("mean")
+    )
+    steps: int | None = Field(None, gt=0)
+    """Each node's own training steps; None: until `seconds`, or for ever."""
+    seconds: float | None = Field(None, gt=0)
+    """Each node's own training time; whichever of the two comes first ends its training."""
+    data: Data = Data()
+    evaluate_every: float = Field(5.0, gt=0)
+    """Seconds between evaluations on held-out data."""
+    seed: int = Field(0, ge=0)
+
+
+class NodeConfig(Strict):
+    """One machine's own settings."""
+
+    name: str = Field("node", pattern=NAME)
+    slot: int = Field(0, ge=0, lt=1 << 20)
+    """Which shard of the data, and which vertex of the graph, is this node's."""
+    listen: str = "127.0.0.1:0"
+    """host:port of the gRPC server; port 0 takes a free one."""
+    announce: tuple[str, ...] = ()
+    """host:port under which others reach this node; default: where it listens."""
+    bootstrap: tuple[str, ...] = ()
+    """Where to find the swarm: host:port of peers, or multiaddrs of DHT nodes, in any mix."""
+    key: str | None = Field(None, min_length=8)
+    """The swarm key; None: the swarm is open to everyone."""
+    tls: bool = True
+    dht: bool = True
+    """Run a DHT node; without one, peers are found through `bootstrap` and through each other."""
+    dht_listen: str = "127.0.0.1:0"
+    home: Path = Path("p2ptrain-home")
+    """Identity, checkpoints and scratch files."""
+    device: str = "auto"
+    profile: str | None = None
+    """A device profile; the node is slowed down to `speed`."""
+    speed: float = Field(1.0, gt=0, le=1)
+    """1: as fast as the machine goes; 0.25: training steps take four times as long."""
+    threads: int | None = Field(None, gt=0)
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    heartbeat: float = Field(5.0, gt=0)
+    """Seconds between heartbeats; a peer that misses three is gone."""
+    checkpoint_every: float = Field(30.0, gt=0)
+    """Seconds between checkpoints."""
+
+
+class Expectation(Strict):
+    """`accuracy: ">= 0.93"`: a comparison that the finished run must satisfy."""
+
+    relation: Literal[">=", "<=", ">", "<", "=="]
+    bound: float
+
+    def __str__(self) -> str:
+        return f"{self.relation} {self.bound:g}"
+
+    def holds(self, got: float | None) -> bool:
+        compare: dict[str, Callable[[float, float], bool]] = {
+            ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt, "==": operator.eq,
+        }  # fmt: skip
+        return got is not None and compare[self.relation](got, self.bound)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parse(cls, value: Any) -> Any:
+        if isinstance(value, int | float):
+            return {"relation": "==", "bound": value}
+        if isinstance(value, str):
+            found = re.fullmatch(r"\s*(>=|<=|==|>|<)\s*([-+0-9.eE]+)\s*", value)
+            if not found:
+                raise ValueError(f'write a comparison such as ">= 0.93", not {value!r}')
+            return {"relation": found[1], "bound": found[2]}
+        return value
+
+
+class NodeGroup(Strict):
+    """`count` nodes alike."""
+
+    count: int = Field(1, gt=0, le=10_000)
+    name: str | None = Field(None, pattern=NAME)
+    """Default: `node-<slot>`; with a count above one, `<name>-<n>`."""
+    device: Annotated[str, AfterValidator(devices.check_profile)] = "this-machine"
+    """A device profile: how fast the node is, relative to the fastest of the file."""
+    site: str = "local"
+
+
+class Topology(Strict):
+    """A swarm to bring up."""
+
+    name: str = Field("swarm", pattern=NAME)
+    run: RunConfig
+    graph: Annotated[SerializeAsAny[graphs.Graph] | None, BeforeValidator(graphs.parse)] = None
+    """Who talks to whom; None: everyone to everyone."""
+    nodes: tuple[NodeGroup, ...] = (NodeGroup(count=4),)
+    node: dict[str, Any] = {}
+    """Settings of `NodeConfig` for every node, e.g. `heartbeat: 1`."""
+    expect: dict[Literal["accuracy", "loss", "consensus", "alive"], Expectation] = {}
+    """`accuracy` and `loss` are the worst honest node's."""
+
+    @property
+    def num_nodes(self) -> int:
+        return sum(group.count for group in self.nodes)
+
+    def members(self) -> list[tuple[str, NodeGroup]]:
+        """(name, group) of each node in order of slots."""
+        found: list[tuple[str, NodeGroup]] = []
+        for group in self.nodes:
+            for index in range(group.count):
+                base = group.name or f"node-{len(found)}"
+                found.append((f"{base}-{index}" if group.name and group.count > 1 else base, group))
+        return found
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Topology":
+        names = [name for name, _ in self.members()]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two nodes are named {twice[0]}")
+        if self.graph is not None and self.graph.num_nodes != len(names):
+            raise ValueError(f"graph has {self.graph.num_nodes} vertices for {len(names)} nodes")
+        if self.run.steps is None and self.run.seconds is None:
+            raise ValueError("run: give steps or seconds, or the swarm never ends")
+        NodeConfig.model_validate({"name": names[0], **self.node})
+        return self
+
+
+class NodeFile(Strict):
+    """One daemon's whole configuration."""
+
+    name: str = Field("swarm", pattern=NAME)
+    run: RunConfig
+    graph: Annotated[SerializeAsAny[graphs.Graph] | None, BeforeValidator(graphs.parse)] = None
+    node: NodeConfig = NodeConfig()
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def load(path: Path, model: type[M], overrides: dict[str, Any] | None = None) -> M:
+    """Read a YAML file into `model`. `overrides` maps dotted keys to values (`{"run.steps": 100}`).
+
+    Raises `ConfigError`: one line with file, line, key and reason."""
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+    try:
+        value = yaml.safe_load(text)
+        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ConfigError(f"{place}: not YAML: {getattr(error, 'problem', None) or error}") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: expected keys and values such as `run: {{task: digits}}`")
+    for dotted, override in (overrides or {}).items():
+        _set(value, dotted, override)
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        loc = error.errors()[0]["loc"]
+        raise ConfigError(f"{path}:{_line(tree, loc)}: {explain(error)}") from None
+
+
+def override(text: str) -> tuple[str, Any]:
+    """`run.steps=100` as ("run.steps", 100); the value is YAML."""
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"--set wants key=value, got {text!r}")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {key}: {value!r} is not YAML") from None
+
+
+def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    for key in parents:
+        below = tree.get(key)
+        if isinstance(below, str):  # `codec: int8` and --set run.codec.block=64
+            below = {"name": below}
+        if below is not None and not isinstance(below, dict):
+            raise ConfigError(f"--set {dotted}: {key} is not a section")
+        tree[key] = below = below or {}
+        tree = below
+    tree[last] = value
+
+
+def _line(node: yaml.Node | None, loc: tuple[int | str, ...]) -> int:
+    """The line of the deepest part of `loc` that stands in the file."""
+    line = 1 if node is None else node.start_mark.line + 1
+    for part in loc:
+        if isinstance(node, yaml.MappingNode):
+            found = [(key, value) for key, value in node.value if key.value == str(part)]
+            if not found:
+                break
+            line, node = found[0][0].start_mark.line + 1, found[0][1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+    return line

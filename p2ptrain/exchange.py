@@ -1,0 +1,398 @@
+"""The one pipeline of a pairwise swap: snapshot, encode, send, receive, decode, screen, combine, correct.
+
+Each side ends with `own + combine(sent, received) - sent`, where `sent` is its own vector as the other side decoded it. So the
+two corrections cancel, whatever the codec loses, and the sum of the replicas changes only by training.
+
+Both sides apply a swap or neither does. The initiator decides: once it has the responder's whole vector and its `Ready`, it
+commits, and remembers that. A responder that never hears the decision is in doubt: it sets its correction aside, goes
+on, and asks until it gets an answer; corrections commute with everything else, so a late one is as good as a prompt one.
+"""
+
+import asyncio
+import random
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from p2ptrain import frames
+from p2ptrain.aggregators import Aggregator
+from p2ptrain.aggregators.mean import Mean
+from p2ptrain.codecs import Codec, Packet
+from p2ptrain.errors import PeerBusy, PeerError
+from p2ptrain.pace import Pace
+from p2ptrain.ports import Bytes, PeerId, Stream, Transport
+from p2ptrain.seeds import derive
+from p2ptrain.telemetry.events import Event, Exchanged, Failed, Rejected
+from p2ptrain.training.replica import Lease, Replica
+from p2ptrain.wire.exchange_pb2 import Commit, Done, Open, Ready, Refuse, ResolveReply, ResolveRequest, SwapMessage
+
+SWAP = "/p2ptrain.v1.Exchange/Swap"
+RESOLVE = "/p2ptrain.v1.Exchange/Resolve"
+
+CHUNK_SIZE = 1 << 18
+"""Elements per chunk: a mebibyte of float32, which stays in cache from decoding to mixing."""
+WINDOW = 8
+"""Chunks that a side may be ahead of the other."""
+SAMPLE_EVERY = 8
+"""The distance between the two replicas is measured on every eighth chunk."""
+MAX_NORM_RATIO = 1e3
+"""A vector this many times longer than one's own is not a replica of the same model."""
+JOURNAL_SIZE = 4096
+MAX_DOUBTS = 2
+SWAP_TIMEOUT_S = 3600.0
+"""Of a whole swap; each message has a much shorter deadline."""
+
+
+@dataclass
+class _Tally:
+    """What one swap moved."""
+
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    squared_distance: float = 0.0
+    squared_norm: float = 0.0
+
+    @property
+    def distance(self) -> float:
+        return self.squared_distance / self.squared_norm if self.squared_norm else 0.0
+
+
+@dataclass
+class _Doubt:
+    """A correction whose swap the initiator may or may not have committed."""
+
+    exchange: bytes
+    peer: PeerId
+    correction: Tensor
+    tally: _Tally
+    seconds: float
+
+
+@dataclass
+class Exchanger:
+    """One node's side of all its swaps. At most one runs at a time: that is what bounds the memory."""
+
+    transport: Transport
+    replica: Replica
+    run: str
+    codec: Codec
+    aggregator: Aggregator
+    emit: Callable[[Event], None]
+    rng: random.Random
+    alive: Callable[[PeerId], bool]
+    """Whether a peer may still come back with an answer; a doubt about one that is gone for good is dropped."""
+    step: Callable[[], int]
+    ready: Callable[[], bool] = lambda: True
+    """False until the replica holds weights worth mixing."""
+    pace: Pace = field(default_factory=Pace)
+    _journal: OrderedDict[bytes, bool] = field(default_factory=OrderedDict)
+    _doubts: asyncio.Queue[_Doubt] = field(default_factory=lambda: asyncio.Queue(MAX_DOUBTS))
+    _num_doubts: int = 0
+    _memory: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        self.transport.serve_stream(SWAP, self._respond)
+        self.transport.serve(RESOLVE, self._resolve)
+
+    async def swap(self, peer: PeerId) -> None:
+        """Average with `peer`. Raises `PeerBusy` when either side is in another swap, and `PeerError` when the swap
+        came to nothing on both sides."""
+        exchange = self.rng.randbytes(16)
+        async with self._account(peer, initiated=True) as tally, self._lease() as lease:
+            async with self.transport.stream(peer, SWAP, SWAP_TIMEOUT_S) as stream:
+                mine = self._open(exchange, seed=self.rng.getrandbits(63))
+                await self._send(stream, SwapMessage(open=mine), tally)
+                theirs = await self._expect(stream, "open", tally)
+                self._check(theirs.open, mine.chunk_size)
+                await self._transfer(stream, lease, mine, tally, follow=False)
+                await self._expect(stream, "ready", tally)
+                self._decide(exchange)
+                self.replica.commit(lease)
+                with suppress(PeerError):  # the swap counts; a responder that did not hear so will ask
+                    await self._send(stream, SwapMessage(commit=Commit()), tally)
+                    await self._expect(stream, "done", tally)
+
+    async def settle_doubts(self) -> None:
+        """Runs beside the node: asks the initiators of swaps in doubt what became of them."""
+        while True:
+            doubt = await self._doubts.get()
+            try:
+                await self._settle(doubt)
+            finally:
+                self._num_doubts -= 1
+
+    @property
+    def in_doubt(self) -> int:
+        return self._num_doubts
+
+    async def _respond(self, stream: Stream) -> None:
+        """The responder's side of `swap`."""
+        async with self._account(stream.peer, initiated=False) as tally:
+            theirs = (await self._expect(stream, "open", tally)).open
+            try:
+                self._check(theirs, theirs.chunk_size)
+                async with self._lease() as lease:
+                    await self._answer(stream, lease, theirs, tally)
+            except PeerError as error:
+                if error.reason in _REFUSALS:
+                    await self._refuse(stream, error, tally)
+                raise
+
+    async def _refuse(self, stream: Stream, why: PeerError, tally: _Tally) -> None:
+        with suppress(PeerError):  # the peer need not be told
+            await self._send(stream, SwapMessage(refuse=Refuse(reason=why.reason, detail=why.detail)), tally)
+
+    async def _answer(self, stream: Stream, lease: Lease, theirs: Open, tally: _Tally) -> None:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        mine = self._open(theirs.exchange, theirs.seed, theirs.chunk_size)
+        await self._send(stream, SwapMessage(open=mine), tally)
+        await self._transfer(stream, lease, mine, tally, follow=True)
+        try:
+            await self._send(stream, SwapMessage(ready=Ready()), tally)
+            await self._expect(stream, "commit", tally)
+        except BaseException as error:
+            self._set_aside(_Doubt(theirs.exchange, stream.peer, lease.out - lease.own, tally, loop.time() - started))
+            if isinstance(error, PeerError):
+                raise PeerError("in-doubt", str(error)) from None
+            raise
+        self.replica.commit(lease)
+        with suppress(PeerError):  # applied on both sides; only the courtesy is lost
+            await self._send(stream, SwapMessage(done=Done()), tally)
+
+    async def _transfer(self, stream: Stream, lease: Lease, mine: Open, tally: _Tally, follow: bool) -> None:
+        """Send and receive all chunks at once, mixing each as soon as both sides' are there.
+
+        With a codec that chooses coordinates, the responder (`follow`) answers each chunk on the initiator's coordinates."""
+        chunks = list(_chunks(lease.own.numel(), mine.chunk_size))
+        follow = follow and self.codec.uses_memory
+        sent: asyncio.Queue[Packet] = asyncio.Queue(WINDOW)
+
+        async def send_chunk(index: int, like: Packet | None = None) -> None:
+            packet = self._encode(lease, chunks[index], derive(mine.seed, index), like)
+            await sent.put(packet)
+            await self._send(stream, frames.encode_chunk(index, packet.payload), tally)
+
+        async def send_all() -> None:
+            for index in range(len(chunks)):
+                await send_chunk(index)
+
+        async def receive_all() -> None:
+            for index, where in enumerate(chunks):
+                received = await self._receive_chunk(stream, index, where.stop - where.start, tally)
+                if follow:
+                    await send_chunk(index, received)
+                self._mix(lease, where, await sent.get(), received, tally if index % SAMPLE_EVERY == 0 else None)
+
+        await (receive_all() if follow else _both(send_all(), receive_all()))
+        if tally.squared_norm and tally.squared_distance > MAX_NORM_RATIO**2 * tally.squared_norm:
+            raise PeerError("too-far", f"distance {tally.distance**0.5:.3g} times the own norm")
+
+    def _encode(self, lease: Lease, where: slice, seed: int, like: Packet | None) -> Packet:
+        memory = None
+        if self.codec.uses_memory:
+            if self._memory is None:
+                self._memory = lease.own.clone()
+            memory = self._memory[where]
+        return self.codec.encode(lease.own[where], seed=seed, memory=memory, like=like)
+
+    def _mix(self, lease: Lease, where: slice, sent: Packet, received: Packet, tally: _Tally | None) -> None:
+        own, out = lease.own[where], lease.out[where]
+        if isinstance(self.aggregator, Mean):
+            self.codec.mix(own, sent, received, 0.5, out)
+        else:
+            mine = self.codec.decode(sent)
+            torch.add(own, self.aggregator(mine, self.codec.decode(received)[None]) - mine, out=out)
+        if tally is not None:
+            # out - own is half the difference of the two vectors
+            tally.squared_distance += 4 * float(torch.dist(out, own)) ** 2
+            tally.squared_norm += float(torch.linalg.vector_norm(own)) ** 2
+
+    async def _receive_chunk(self, stream: Stream, index: int, size: int, tally: _Tally) -> Packet:
+        frame = frames.decode(await self._receive(stream, tally))
+        if not isinstance(frame, frames.ChunkFrame):
+            raise PeerError("malformed", f"{frame.WhichOneof('body')} where chunk {index} was due")
+        if frame.index != index:
+            raise PeerError("malformed", f"chunk {frame.index} where {index} was due")
+        if len(frame.payload) > self.codec.max_nbytes(size):
+            raise PeerError("oversized", f"{len(frame.payload)} bytes for {size} elements")
+        return Packet(frame.payload, size)
+
+    async def _expect(self, stream: Stream, body: str, tally: _Tally) -> SwapMessage:
+        message = frames.decode(await self._receive(stream, tally))
+        kind = "chunk" if isinstance(message, frames.ChunkFrame) else message.WhichOneof("body")
+        if isinstance(message, SwapMessage) and kind == "refuse":
+            if message.refuse.reason == "busy":
+                raise PeerBusy
+            reason = message.refuse.reason if message.refuse.reason in _REFUSALS else "refused"
+            raise PeerError(reason, f"the peer says: {message.refuse.detail[:200]}")
+        if isinstance(message, frames.ChunkFrame) or kind != body:
+            raise PeerError("malformed", f"{kind} where {body} was due")
+        return message
+
+    async def _send(self, stream: Stream, message: SwapMessage | Bytes, tally: _Tally) -> None:
+        encoded = message.SerializeToString() if isinstance(message, SwapMessage) else message
+        with _deadline_is_peer_error():
+            async with asyncio.timeout(self.pace.patience(stream.peer)):
+                await stream.send(encoded)
+        tally.bytes_sent += len(encoded)
+
+    async def _receive(self, stream: Stream, tally: _Tally) -> Bytes:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        with _deadline_is_peer_error():
+            async with asyncio.timeout(self.pace.patience(stream.peer)):
+                message = await stream.receive()
+        self.pace.observe(stream.peer, loop.time() - started)
+        tally.bytes_received += len(message)
+        return message
+
+    def _open(self, exchange: bytes, seed: int, chunk_size: int | None = None) -> Open:
+        unit = self.codec.granularity
+        return Open(
+            exchange=exchange,
+            run=self.run,
+            model=self.replica.fingerprint,
+            size=self.replica.size,
+            chunk_size=chunk_size or CHUNK_SIZE // unit * unit,
+            codec=self.codec.model_dump_json(),
+            step=self.step(),
+            seed=seed,
+        )
+
+    def _check(self, theirs: Open, chunk_size: int) -> None:
+        """Refuse a swap that cannot make sense, with the reason that the other side is told."""
+        if not self.ready():
+            raise PeerError("not-ready", "no weights yet")
+        if theirs.run != self.run:
+            raise PeerError("wrong-run", f"{theirs.run[:63]!r}, here {self.run!r}")
+        if theirs.model != self.replica.fingerprint or theirs.size != self.replica.size:
+            raise PeerError("wrong-model", f"{theirs.size} elements, here {self.replica.size} of another layout")
+        if theirs.codec != self.codec.model_dump_json():
+            raise PeerError("wrong-codec", f"{theirs.codec[:200]}, here {self.codec.model_dump_json()}")
+        if len(theirs.exchange) != 16 or theirs.chunk_size != chunk_size or theirs.seed >= 1 << 63:
+            raise PeerError("malformed", "bad Open")
+        if not 1 <= chunk_size <= CHUNK_SIZE or chunk_size % self.codec.granularity:
+            raise PeerError("malformed", f"chunks of {chunk_size} elements")
+
+    def _decide(self, exchange: bytes) -> None:
+        """The swap counts, unless the responder has asked meanwhile and was told that it does not."""
+        if self._journal.get(exchange) is False:
+            raise PeerError("closed", "the peer gave up")
+        self._note(exchange, committed=True)
+
+    def _note(self, exchange: bytes, committed: bool) -> None:
+        self._journal[exchange] = committed
+        while len(self._journal) > JOURNAL_SIZE:
+            self._journal.popitem(last=False)
+
+    async def _resolve(self, peer: PeerId, request: Bytes) -> bytes:
+        """Answer a responder in doubt. An exchange that is not committed now never will be."""
+        asked = ResolveRequest()
+        try:
+            asked.ParseFromString(bytes(request))
+        except Exception:
+            raise PeerError("malformed", "not a ResolveRequest") from None
+        if len(asked.exchange) != 16:
+            raise PeerError("malformed", "an exchange id has 16 bytes")
+        if asked.exchange not in self._journal:
+            self._note(asked.exchange, committed=False)
+        committed = self._journal[asked.exchange]
+        outcome = ResolveReply.OUTCOME_COMMITTED if committed else ResolveReply.OUTCOME_ABORTED
+        return ResolveReply(outcome=outcome).SerializeToString()
+
+    def _set_aside(self, doubt: _Doubt) -> None:
+        self._num_doubts += 1
+        self._doubts.put_nowait(doubt)
+
+    async def _settle(self, doubt: _Doubt) -> None:
+        """Ask until there is an answer or the initiator is gone for good."""
+        wait_s = 0.1
+        while True:
+            try:
+                request = ResolveRequest(exchange=doubt.exchange).SerializeToString()
+                reply = await self.transport.call(doubt.peer, RESOLVE, request, self.pace.patience(doubt.peer))
+                outcome = ResolveReply.FromString(bytes(reply)).outcome
+                break
+            except Exception as error:
+                if not isinstance(error, PeerError):
+                    self.emit(Rejected(doubt.peer, "malformed", "not a ResolveReply"))
+                if not self.alive(doubt.peer):
+                    return
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, 5.0)
+        if outcome == ResolveReply.OUTCOME_COMMITTED:
+            await self._apply(doubt)
+
+    async def _apply(self, doubt: _Doubt) -> None:
+        while True:
+            try:
+                lease = self.replica.lease()
+                break
+            except PeerBusy:
+                await asyncio.sleep(0.01)
+        torch.add(lease.own, doubt.correction, out=lease.out)
+        self.replica.commit(lease)
+        tally = doubt.tally
+        self.emit(
+            Exchanged(doubt.peer, tally.bytes_sent, tally.bytes_received, doubt.seconds, tally.distance, initiated=False)
+        )
+
+    @asynccontextmanager
+    async def _lease(self) -> AsyncIterator[Lease]:
+        """A hold on the replica that ends with the block, whether committed or not."""
+        if self._num_doubts >= MAX_DOUBTS:
+            raise PeerBusy
+        lease = self.replica.lease()
+        try:
+            yield lease
+        finally:
+            self.replica.release(lease)
+
+    @asynccontextmanager
+    async def _account(self, peer: PeerId, initiated: bool) -> AsyncIterator[_Tally]:
+        """Emit what became of a swap."""
+        loop = asyncio.get_running_loop()
+        started, tally = loop.time(), _Tally()
+        try:
+            yield tally
+        except PeerBusy:
+            raise
+        except PeerError as error:
+            self.emit(Failed(peer, error.reason, initiated))
+            if error.reason in _LIES:
+                self.emit(Rejected(peer, error.reason, error.detail))
+            raise
+        seconds = loop.time() - started
+        self.emit(Exchanged(peer, tally.bytes_sent, tally.bytes_received, seconds, tally.distance, initiated))
+
+
+_REFUSALS = frozenset({"busy", "not-ready", "wrong-run", "wrong-model", "wrong-codec"})
+_LIES = frozenset({"malformed", "oversized", "not-finite", "too-far", "wrong-run", "wrong-model", "wrong-codec"})
+
+
+def _chunks(size: int, chunk_size: int) -> Iterator[slice]:
+    return (slice(start, min(start + chunk_size, size)) for start in range(0, size, chunk_size))
+
+
+async def _both(one: Coroutine[Any, Any, None], other: Coroutine[Any, Any, None]) -> None:
+    """Run two coroutines at once; the first failure ends both and is raised as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(one)
+            group.create_task(other)
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+
+
+@contextmanager
+def _deadline_is_peer_error() -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError:
+        raise PeerError("deadline", "the peer is silent") from None

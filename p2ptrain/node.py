@@ -1,0 +1,194 @@
+"""What a strategy sees of the world: this node's model, its peers, and a few verbs.
+
+    me, name, slot, step, progress, finished      where we are
+    peers(), pick()                               whom to talk to
+    train(), swap(), merge(), reached()           what to do
+    rng(), emit()                                 chance and telemetry
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from p2ptrain.config import RunConfig
+from p2ptrain.errors import PeerError
+from p2ptrain.exchange import Exchanger
+from p2ptrain.graphs import Graph
+from p2ptrain.ports import Compute, PeerId, Transport
+from p2ptrain.seeds import python_random
+from p2ptrain.swarm.membership import Member, Membership
+from p2ptrain.swarm.state import StateServer, download
+from p2ptrain.telemetry.events import Evaluated, Event, Finished, Merged, Noted, Stepped
+from p2ptrain.training.replica import named_slices
+from p2ptrain.training.trainer import DivergedError, Trainer
+
+MERGE_PATIENCE_S = 3600.0
+"""How long a node that has finished waits for the others before it merges with those that have too."""
+
+
+@dataclass
+class Node:
+    """One node of the swarm, as its strategy sees it."""
+
+    me: PeerId
+    name: str
+    slot: int
+    run: RunConfig
+    swarm: str
+    graph: Graph | None
+    transport: Transport
+    membership: Membership
+    compute: Compute
+    trainer: Trainer
+    exchanger: Exchanger
+    state_server: StateServer
+    emit: Callable[[Event], None]
+    draining: bool = False
+    """Set when the node was asked to leave: training ends, and nothing new begins."""
+    _last_partner: PeerId | None = None
+    _pick: random.Random = field(init=False)
+    _started: float = field(init=False)
+    _evaluated: float = field(init=False, default=float("-inf"))
+    _stepped: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self._pick = self.rng("pick")
+        self._started = self._now()
+
+    @property
+    def step(self) -> int:
+        """Training steps taken so far, those before a restart included."""
+        return self.trainer.steps
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is over, in [0, 1]; 0 for a run without end."""
+        by_steps = self.step / self.run.steps if self.run.steps else 0.0
+        by_time = (self._now() - self._started) / self.run.seconds if self.run.seconds else 0.0
+        return min(max(by_steps, by_time), 1.0)
+
+    @property
+    def finished(self) -> bool:
+        return self.draining or self.progress >= 1.0
+
+    def rng(self, purpose: str) -> random.Random:
+        return python_random(self.run.seed, purpose, self.slot)
+
+    def peers(self) -> list[PeerId]:
+        """Peers that can be asked for a swap: alive, with weights, neighbours if there is a graph."""
+        return [member.peer for member in self._reachable() if member.state in ("training", "finished")]
+
+    def pick(self, without: Collection[str] = ()) -> PeerId | None:
+        """A random peer, never the last one twice running when there is a choice: on saturated links, fixed pairs lock in."""
+        candidates = [peer for peer in self.peers() if peer not in without]
+        fresh = [peer for peer in candidates if peer != self._last_partner]
+        return self._pick.choice(fresh or candidates) if candidates else None
+
+    async def train(self) -> float:
+        """One local step; its loss. Evaluates on held-out data when that is due."""
+        started = self._now()
+        progress = self.progress
+        try:
+            loss = await self.compute.train(lambda: self.trainer.step(progress))
+        except DivergedError as error:
+            self.emit(Noted("error", str(error)))
+            loss = float("nan")
+        self.emit(Stepped(self.step, loss, self._now() - started))
+        self._stepped.set()
+        self._stepped = asyncio.Event()
+        if self._now() - self._evaluated >= self.run.evaluate_every:
+            await self.evaluate()
+        return loss
+
+    async def evaluate(self) -> None:
+        """Held-out loss and accuracy of the replica as it is."""
+        metrics = await self.compute.run(self.trainer.evaluate)
+        self._evaluated = self._now()
+        self.emit(Evaluated(self.step, metrics.loss, metrics.accuracy))
+
+    async def reached(self, step: float) -> None:
+        """Returns once that many steps were taken."""
+        while self.step < step:
+            await self._stepped.wait()
+
+    async def swap(self, peer: PeerId) -> None:
+        """Average with a peer; see `Exchanger.swap` for what it raises."""
+        await self.exchanger.swap(peer)
+        self._last_partner = peer
+
+    async def settle(self) -> None:
+        """A step boundary without a step: take in what peers sent."""
+        await self.compute.run(self.trainer.replica.settle)
+
+    async def merge(self, restore_variance: bool = False) -> None:
+        """Become the mean of all replicas that have finished, the same on every node: once, at the end of the run."""
+        if self.draining:
+            return
+        await self.settle()
+        self.emit(Finished(self.step))
+        self.membership.set_state("finished", self.step)
+        await self._wait_for_others()
+        await self.settle()
+        vectors: list[tuple[PeerId, Tensor]] = [(self.me, await self.state_server.finish())]
+        for member in self.membership.view():
+            if member.state in ("finished", "done"):
+                try:
+                    found = await download(
+                        self.transport, [member.peer], self.swarm, self.trainer.replica, self.exchanger.pace
+                    )
+                    vectors.append((member.peer, found.vector))
+                except PeerError as error:
+                    self.emit(Noted("warning", f"merged without {member.name}: {error}"))
+        if len(vectors) == 1:
+            return
+        # In the order of ids, so that every node rounds alike and ends with the same bits.
+        ordered = [vector for _, vector in sorted(vectors, key=lambda pair: pair[0])]
+        merged = mean_of(ordered)
+        if restore_variance:
+            restore(merged, ordered, [where for _, where in named_slices(self.trainer.module)])
+        await self.compute.run(lambda: self.trainer.replica.load(merged))
+        self.emit(Merged(len(vectors)))
+
+    async def _wait_for_others(self) -> None:
+        try:
+            async with asyncio.timeout(MERGE_PATIENCE_S):
+                while any(member.state in ("starting", "training") for member in self.membership.view()):
+                    await self.membership.changed()
+        except TimeoutError:
+            self.emit(Noted("warning", "merging without those that are still training"))
+
+    def _reachable(self) -> list[Member]:
+        view = [member for member in self.membership.view() if member.reachable]
+        if self.graph is None or self.slot >= self.graph.num_nodes:
+            return view
+        neighbours = self.graph.neighbours(self.slot)
+        return [member for member in view if member.slot in neighbours]
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
+def mean_of(vectors: list[Tensor]) -> Tensor:
+    """Mean of (d,) vectors, summed in the order given."""
+    total = vectors[0].clone()
+    for vector in vectors[1:]:
+        total += vector
+    return total / len(vectors)
+
+
+def restore(mean: Tensor, vectors: list[Tensor], tensors: list[slice]) -> None:
+    """Variance-corrected averaging, in place: averaging k uncorrelated models divides each tensor's variance by up to k,
+    so each tensor of the mean is stretched about its own mean back to the average variance of the models.
+    The factor is clipped to [1, sqrt k]; for models that agree it is 1."""
+    for where in tensors:
+        if where.stop - where.start < 2:
+            continue
+        part = mean[where]
+        wanted = torch.stack([vector[where].var() for vector in vectors]).mean()
+        factor = (wanted / part.var().clamp_min(1e-30)).sqrt().clamp(1.0, len(vectors) ** 0.5)
+        middle = part.mean()
+        part.sub_(middle).mul_(factor).add_(middle)

@@ -1,0 +1,39 @@
+"""How long to wait for a peer: deadlines from observed latency instead of fixed ones."""
+
+from dataclasses import dataclass, field
+
+from p2ptrain.ports import PeerId
+
+SMOOTHING = 0.1
+TIMES = 8.0
+"""A peer may take this many times as long as it usually does."""
+FLOOR_S = 3.0
+"""Never less: a busy laptop stalls for a second now and then."""
+CEILING_S = 60.0
+FIRST_S = 15.0
+"""For a peer that nobody has heard yet."""
+MAX_PEERS = 4096
+
+
+@dataclass
+class Pace:
+    """Smoothed latency and its mean deviation for each peer, as TCP does for its retransmission timer (RFC 6298)."""
+
+    _latency_s: dict[PeerId, tuple[float, float]] = field(default_factory=dict)
+
+    def observe(self, peer: PeerId, seconds: float) -> None:
+        """A message took this long to come."""
+        known = self._latency_s.pop(peer, None)
+        mean, deviation = known or (seconds, seconds / 2)
+        deviation += SMOOTHING * (abs(seconds - mean) - deviation)
+        mean += SMOOTHING * (seconds - mean)
+        self._latency_s[peer] = (mean, deviation)
+        if len(self._latency_s) > MAX_PEERS:
+            del self._latency_s[next(iter(self._latency_s))]
+
+    def patience(self, peer: PeerId) -> float:
+        """Seconds to wait for the next message of `peer`."""
+        if peer not in self._latency_s:
+            return FIRST_S
+        mean, deviation = self._latency_s[peer]
+        return min(max(TIMES * (mean + 4 * deviation), FLOOR_S), CEILING_S)

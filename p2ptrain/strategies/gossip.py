@@ -1,0 +1,68 @@
+"""Asynchronous pairwise gossip: AD-PSGD (Lian et al. 2018, arXiv:1710.06952, Algorithm 1).
+
+Training and gossip run beside each other and never wait for one another. A gossip event averages this node's replica with
+one random peer's; gradients are computed on the replica as it was and applied to the replica as it is.
+"""
+
+import asyncio
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from p2ptrain.errors import PeerBusy, PeerError
+from p2ptrain.strategies import Strategy, register
+
+if TYPE_CHECKING:
+    from p2ptrain.node import Node
+
+
+@register("gossip")
+class Gossip(Strategy):
+    """Average with random peers while training."""
+
+    rate: float = Field(0.25, gt=0, le=64)
+    """Gossip events that this node starts per training step."""
+    final_rate: float | None = Field(None, gt=0, le=64)
+    """When given, the rate goes from `rate` to this linearly over the run: a communication schedule."""
+    clock: Literal["poisson", "regular"] = "poisson"
+    """Gaps between gossip events: exponential, or all equal."""
+    gossip_steps: int = Field(1, gt=0, le=64)
+    """Pairwise averagings per gossip event (multiple gossip steps, MGS)."""
+    merge: Literal["none", "mean", "variance-corrected"] = "mean"
+    """At the end of the run every node takes the mean of all replicas, optionally with each tensor's variance restored."""
+
+    async def run(self, node: "Node") -> None:
+        async with asyncio.TaskGroup() as group:
+            gossip = group.create_task(self._gossip(node))
+            while not node.finished:
+                await node.train()
+            gossip.cancel()
+        if self.merge != "none":
+            await node.merge(restore_variance=self.merge == "variance-corrected")
+
+    async def _gossip(self, node: "Node") -> None:
+        rng = node.rng("gossip")
+        due = 0.0
+        while True:
+            # A slow link makes events late, and late events are dropped rather than queued.
+            rate = self._rate(node.progress)
+            due = max(due, node.step - 1 / rate) + (rng.expovariate(rate) if self.clock == "poisson" else 1 / rate)
+            await node.reached(due)
+            for _ in range(self.gossip_steps):
+                await self._average(node)
+
+    async def _average(self, node: "Node") -> None:
+        """Swap with a random peer; one that is busy or fails is replaced by another, each asked once."""
+        tried: set[str] = set()
+        while peer := node.pick(without=tried):
+            try:
+                await node.swap(peer)
+                return
+            except PeerBusy:
+                tried.add(peer)
+            except PeerError:
+                return  # counted and logged by the exchange; the next event is soon enough
+
+    def _rate(self, progress: float) -> float:
+        end = self.rate if self.final_rate is None else self.final_rate
+        return self.rate + (end - self.rate) * progress

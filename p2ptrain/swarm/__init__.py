@@ -1,0 +1,1 @@
+"""Who is in the swarm: signed records and the view that heartbeats keep true. Over the ports only."""

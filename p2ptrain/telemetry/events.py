@@ -1,0 +1,193 @@
+"""The events a node emits. The live table, the report, the summary and the tests all read this one stream.
+
+Times are seconds of the runtime's clock since the run began; they and the node's name are in the `Stamped` envelope.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Event:
+    """Base of all events."""
+
+
+@dataclass(frozen=True)
+class Started(Event):
+    """The daemon serves calls."""
+
+    peer: str
+    slot: int
+    device: str
+    address: str
+    num_parameters: int
+    open_swarm: bool
+
+
+@dataclass(frozen=True)
+class Joined(Event):
+    """A peer entered this node's view."""
+
+    peer: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Left(Event):
+    """A peer left this node's view: `leaving`, `silent` or `expired`."""
+
+    peer: str
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Stepped(Event):
+    """One local training step."""
+
+    step: int
+    loss: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Exchanged(Event):
+    """A swap was applied. `distance` is |theirs - mine|^2 / |mine|^2, from a sample of the chunks."""
+
+    peer: str
+    bytes_sent: int
+    bytes_received: int
+    seconds: float
+    distance: float
+    initiated: bool
+
+
+@dataclass(frozen=True)
+class Failed(Event):
+    """A swap this node took part in came to nothing; nothing was applied on either side."""
+
+    peer: str
+    reason: str
+    initiated: bool
+
+
+@dataclass(frozen=True)
+class Rejected(Event):
+    """Something from outside was refused: a frame, a record, a connection."""
+
+    peer: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Evaluated(Event):
+    """Held-out loss and accuracy of this node's replica."""
+
+    step: int
+    loss: float
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Fetched(Event):
+    """The swarm's state was downloaded before the first step."""
+
+    step: int
+    donors: int
+    bytes_received: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Saved(Event):
+    """A checkpoint was written."""
+
+    step: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Resumed(Event):
+    """Training goes on from a checkpoint on disk."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class Merged(Event):
+    """The replica became the mean of this many replicas at the end of the run."""
+
+    replicas: int
+
+
+@dataclass(frozen=True)
+class Noted(Event):
+    """Something a person should know: a dead bootstrap, a rebuilt DHT node, a refused checkpoint."""
+
+    level: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Finished(Event):
+    """The last training step was taken; the node still answers others."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class Stopped(Event):
+    """The daemon drained and leaves. `digest` is the SHA-256 of its flat vector."""
+
+    step: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class Died(Event):
+    """Said by whoever started the node, not by the node: its process ended without a `Stopped`. Negative: a signal."""
+
+    code: int
+
+
+@dataclass(frozen=True)
+class Restarted(Event):
+    """Said by whoever started the node: a new process of it begins."""
+
+
+@dataclass(frozen=True)
+class Stamped:
+    """An event with where and when."""
+
+    node: str
+    time: float
+    event: Event
+
+
+_TYPES: dict[str, type[Event]] = {cls.__name__.lower(): cls for cls in Event.__subclasses__()}
+
+
+def to_json(stamped: Stamped) -> str:
+    """One line; floats that are not finite become null."""
+    body = {key: _finite(value) for key, value in dataclasses.asdict(stamped.event).items()}
+    kind = type(stamped.event).__name__.lower()
+    return json.dumps({"time": round(stamped.time, 6), "node": stamped.node, "event": kind, **body}, allow_nan=False)
+
+
+def from_json(line: str) -> Stamped:
+    """The inverse of `to_json`; raises `ValueError` on anything else."""
+    body: dict[str, Any] = json.loads(line)
+    try:
+        time, node, cls = body.pop("time"), body.pop("node"), _TYPES[body.pop("event")]
+        fields = {field.name: field.type for field in dataclasses.fields(cls)}
+        values = {key: float("nan") if value is None and fields[key] is float else value for key, value in body.items()}
+        return Stamped(node, time, cls(**values))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not an event: {line[:200]}") from error
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and value - value != 0 else value

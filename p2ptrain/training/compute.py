@@ -1,0 +1,43 @@
+"""The one thread that owns the model; the event loop never waits for a training step."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+
+class ThreadCompute:
+    """`ports.Compute` on a worker thread. `speed` in (0, 1] makes the node as slow as a slower device."""
+
+    def __init__(self, speed: float = 1.0, threads: int | None = None) -> None:
+        assert 0 < speed <= 1
+        self.speed = speed
+        # OpenMP keeps the number of threads per calling thread, so the worker has to set its own.
+        prepare = (lambda: torch.set_num_threads(threads)) if threads else None
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="compute", initializer=prepare)
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """A cancelled caller is let go at once; work that has begun is finished all the same."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    async def train(self, work: Callable[[], T]) -> T:
+        """As `run`; afterwards the caller, but not the thread, is held for what a slower device would still need."""
+        seconds, result = await self.run(lambda: _timed(work))
+        if self.speed < 1:
+            await asyncio.sleep(seconds * (1 / self.speed - 1))
+        return result
+
+    def close(self) -> None:
+        """Drop work that has not begun, and wait for the piece under way."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _timed(work: Callable[[], T]) -> tuple[float, T]:
+    begun = time.perf_counter()
+    result = work()
+    return time.perf_counter() - begun, result

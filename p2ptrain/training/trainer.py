@@ -1,0 +1,150 @@
+"""Local training of one replica: batch, gradient, take in what the peers sent, update, publish."""
+
+import math
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from p2ptrain.errors import ConfigError, P2PTrainError
+from p2ptrain.seeds import numpy_random
+from p2ptrain.training.replica import Replica
+from p2ptrain.training.tasks import Batch, Metrics, Task
+
+Precision = Literal["fp32", "bf16", "fp16"]
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_UNUSABLE = {"Optimizer", "LBFGS", "SparseAdam"}
+"""A base class; needs to call the loss itself; wants sparse gradients."""
+
+
+class DivergedError(P2PTrainError):
+    """A loss or gradient is NaN or infinite. The step was left out; the trainer and its exchanges can go on."""
+
+
+class Recipe(BaseModel):
+    """How the local steps are taken."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    optimizer: str | None = None
+    """Any class of `torch.optim`; None: the task's."""
+    lr: float | None = Field(None, gt=0)
+    """None: the task's."""
+    options: dict[str, Any] = {}
+    """Further arguments of the optimizer, such as `momentum: 0.9`."""
+    clip: float | None = Field(None, gt=0)
+    """Largest norm of the gradient; longer ones are scaled down."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """`cosine` brings the learning rate to zero at the end of the run."""
+    warmup: int = Field(20, ge=0)
+    """Steps in which the learning rate grows to its full value; a joiner's too, as its optimizer has no state yet."""
+    precision: Precision = "fp32"
+    """Below fp32 the forward pass is autocast; weights and exchanges stay float32."""
+
+
+class Trainer:
+    """Owns the module, its replica's compute side and the optimizer. Lives on the compute thread."""
+
+    def __init__(
+        self, task: Task, replica: Replica, examples: np.ndarray, recipe: Recipe | None = None, *, seed: int, slot: int
+    ) -> None:
+        """`examples`: this node's part of the data. Raises `ConfigError` for an optimizer that cannot be made."""
+        self.task, self.replica, self.module = task, replica, replica.module
+        self.recipe = recipe = recipe or Recipe()
+        self.examples, self.seed, self.slot = examples, seed, slot
+        self.steps = 0
+        self.lr = recipe.lr or task.lr
+        self.optimizer = make_optimizer(self.module, recipe.optimizer or task.optimizer, self.lr, recipe.options)
+        device = replica.device.type
+        self.scaler = torch.amp.GradScaler(device, enabled=recipe.precision == "fp16")
+        self._autocast = torch.autocast(device, _AUTOCAST.get(recipe.precision), enabled=recipe.precision != "fp32")
+
+    def step(self, progress: float = 0.0) -> float:
+        """One training step; its loss. `progress` in [0, 1] through the run is what the schedule follows.
+
+        Raises `DivergedError` instead of updating with a loss or gradient that is not finite."""
+        rate = self.lr * learning_rate_factor(self.recipe.schedule, self.recipe.warmup, self.steps, progress)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        buffers = self._buffers().clone()
+        self.module.train()
+        loss = self.loss(self.batch(self.steps))
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        norm = self._clip()
+        # Reading the values waits for the device, so that `absorb` and `publish` hold their lock only for the copying.
+        value, norm = loss.item(), norm.item()
+        # A gradient that overflowed in fp16 only means that the scaler's factor is too large: it skips the step itself.
+        diverged = not math.isfinite(value) or (not math.isfinite(norm) and not self.scaler.is_enabled())
+        if diverged:
+            self._buffers().copy_(buffers)
+        self.replica.absorb()
+        if not diverged:
+            self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        self.replica.publish()
+        self.steps += 1
+        if diverged:
+            raise DivergedError(
+                f"step {self.steps}: loss {value:g}, gradient norm {norm:g}; lower lr ({rate:g}) or set clip"
+            )
+        return value
+
+    def evaluate(self) -> Metrics:
+        """On the task's held-out data, corrections received so far included."""
+        self.replica.settle()
+        self.module.eval()
+        try:
+            with torch.no_grad(), self._autocast:
+                return self.task.evaluate(self.module)
+        finally:
+            self.module.train()
+
+    def batch(self, step: int) -> Batch:
+        """The batch of one step, on the device: a function of (seed, slot, step), so a resumed run sees the same."""
+        rng = numpy_random(self.seed, "batch", self.slot, step)
+        inputs, targets = self.task.batch(self.examples, rng)
+        return inputs.to(self.replica.device), targets.to(self.replica.device)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Scalar loss at the present weights."""
+        with self._autocast:
+            return self.task.loss(self.module, batch)
+
+    def _clip(self) -> Tensor:
+        """Norm of the whole gradient, (), before clipping."""
+        gradients = [parameter.grad for parameter in self.module.parameters() if parameter.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        if self.recipe.clip is not None:
+            nn.utils.clip_grads_with_norm_(self.module.parameters(), self.recipe.clip, norm)
+        return norm
+
+    def _buffers(self) -> Tensor:
+        return self.replica.flat[self.replica.num_parameters :]
+
+
+def learning_rate_factor(schedule: Literal["constant", "cosine"], warmup: int, step: int, progress: float) -> float:
+    """In [0, 1]: linear warm-up over the node's own first steps, times the schedule over the run."""
+    warm = min(1.0, (step + 1) / (warmup + 1))
+    if schedule == "constant":
+        return warm
+    return warm * 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
+
+
+def make_optimizer(module: nn.Module, name: str, lr: float, options: dict[str, Any]) -> torch.optim.Optimizer:
+    """Raises `ConfigError` naming the optimizer or the option that does not exist."""
+    known = {
+        key: value
+        for key, value in vars(torch.optim).items()
+        if isinstance(value, type) and issubclass(value, torch.optim.Optimizer) and key not in _UNUSABLE
+    }
+    if name not in known:
+        raise ConfigError(f"optimizer: unknown {name!r}; choose one of {', '.join(sorted(known))}")
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    try:
+        return known[name](parameters, lr=lr, **options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"optimizer {name}: {error}") from None
