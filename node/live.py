@@ -20,9 +20,16 @@ from p2ptrain.telemetry.state import NodeState, Note, SwarmState, describe_exit
 REFRESH_EVERY_S = 0.25
 LINE_EVERY_S = 5.0
 NUM_NOTES = 5
+MAX_TOLD_APART = 8
+"""In larger swarms, plain lines do not say who sees whom."""
 PHASE_STYLE = {
-    "starting": "dim", "fetching": "cyan", "training": "green", "finished": "blue", "stopped": "dim", "dead": "bold red",
-}  # fmt: skip
+    "starting": "dim",
+    "fetching": "cyan",
+    "training": "green",
+    "finished": "blue",
+    "stopped": "dim",
+    "dead": "bold red",
+}
 NOTE_STYLE = {"info": "", "warning": "yellow", "error": "red"}
 
 
@@ -36,17 +43,20 @@ class Run:
 
     def fraction(self, node: NodeState, now: float) -> float:
         """How much of its training a node has done; whichever limit comes first ends it."""
-        if node.phase in ("finished", "stopped", "dead"):
+        if node.phase in ("finished", "stopped"):
             return 1.0
         by_step = node.step / self.steps if self.steps else 0.0
-        by_time = (now - node.training_since) / self.seconds if self.seconds and node.training_since is not None else 0.0
+        by_time = (
+            (now - node.training_since) / self.seconds if self.seconds and node.training_since is not None else 0.0
+        )
         return min(1.0, max(by_step, by_time))
 
     def progress(self, state: SwarmState, now: float) -> float | None:
-        """Mean over the nodes; None when the run has no end."""
-        if not state.nodes or (self.steps is None and self.seconds is None):
+        """Mean over the nodes that live; None when the run has no end."""
+        alive = [node for node in state.nodes.values() if node.alive]
+        if not alive or (self.steps is None and self.seconds is None):
             return None
-        return statistics.fmean(self.fraction(node, now) for node in state.nodes.values())
+        return statistics.fmean(self.fraction(node, now) for node in alive)
 
 
 class View(Protocol):
@@ -149,12 +159,11 @@ def _rate_text(node: NodeState, now: float, which: int, text: Callable[[float], 
 
 
 def _headline(run: Run, state: SwarmState, now: float) -> Text:
-    line = Text(run.name, style="bold")
-    line.append(f"  {state.num_alive} of {len(state.nodes)} nodes alive", style="")
-    if state.consensus is not None:
-        line.append(f"  consensus distance {number(state.consensus, 2)}", style="")
     sent, speed = _traffic(state, now)
-    return line.append(f"  sent {size(sent)} ({rate(speed)})", style="")
+    text = f"  {state.num_alive} of {len(state.nodes)} nodes alive  sent {size(sent)} ({rate(speed)})"
+    if state.consensus is not None:
+        text += f"  consensus {number(state.consensus, 2)}"
+    return Text.assemble((run.name, "bold"), text, no_wrap=True, overflow="ellipsis")
 
 
 def _traffic(state: SwarmState, now: float) -> tuple[int, float]:
@@ -200,7 +209,7 @@ class PlainView:
             self.say(f"{duration(now):>8}  {status(self._run, state, now)}")
 
     def say(self, text: str, style: str = "") -> None:
-        encoding = self._file.encoding or "utf-8"
+        encoding = getattr(self._file, "encoding", None) or "utf-8"
         for line in text.splitlines():
             self._file.write(clean(line).encode(encoding, "replace").decode(encoding) + "\n")
         self._file.flush()
@@ -214,7 +223,7 @@ class PlainView:
             case events.Started():
                 self._gone.discard(event.peer)
                 return [f"{node} is up at {event.address} as {event.peer[:8]} on {event.device}"]
-            case events.Joined():
+            case events.Joined() if len(state.nodes) <= MAX_TOLD_APART:
                 self._gone.discard(event.peer)
                 return [f"{node} sees {event.name or event.peer[:8]}, {_count(len(state.nodes[node].peers), 'peer')}"]
             case events.Left() if event.peer not in self._gone:  # the first to notice speaks for all
@@ -225,7 +234,8 @@ class PlainView:
             case events.Restarted():
                 return [f"{node} starts again"]
             case events.Fetched():
-                return [f"{node} fetched step {event.step} from {_count(event.donors, 'peer')}, {size(event.bytes_received)}"]
+                donors, received = _count(event.donors, "peer"), size(event.bytes_received)
+                return [f"{node} fetched step {event.step} from {donors}, {received}"]
             case events.Resumed():
                 return [f"{node} goes on from its checkpoint at step {event.step}"]
             case events.Finished() | events.Stopped():
@@ -241,8 +251,15 @@ def status(run: Run, state: SwarmState, now: float) -> str:
     steps = sorted(node.step for node in nodes) or [0]
     step = str(steps[0]) if steps[0] == steps[-1] else f"{steps[0]}..{steps[-1]}"
     sent, speed = _traffic(state, now)
-    parts = [f"{state.num_alive}/{len(nodes)} alive", f"step {step}", f"loss {_mean(node.smooth_loss for node in nodes)}"]
-    parts += [f"held-out {_mean(node.eval_loss for node in nodes)}", f"accuracy {_mean(node.accuracy for node in nodes)}"]
+    parts = [
+        f"{state.num_alive}/{len(nodes)} alive",
+        f"step {step}",
+        f"loss {_mean(node.smooth_loss for node in nodes)}",
+    ]
+    parts += [
+        f"held-out {_mean(node.eval_loss for node in nodes)}",
+        f"accuracy {_mean(node.accuracy for node in nodes)}",
+    ]
     parts += [f"sent {size(sent)} ({rate(speed)})", f"{sum(node.exchanges for node in nodes)} swaps"]
     if failed := sum(node.num_failed for node in nodes):
         parts.append(f"{failed} failed")

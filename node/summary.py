@@ -125,7 +125,9 @@ def save(path: Path, summary: Summary) -> None:
 def show(console: Console, summary: Summary, state: SwarmState) -> None:
     """The final tables."""
     console.print(_nodes_table(summary, state))
-    done = f"{clean(summary['name'])}: {duration(summary['seconds'])}, consensus distance {number(summary['consensus'])}"
+    done = (
+        f"{clean(summary['name'])}: {duration(summary['seconds'])}, consensus distance {number(summary['consensus'])}"
+    )
     console.print(Text(done, style="bold"))
     if summary["expect"]:
         console.print(_expect_table(summary["expect"]))
@@ -153,5 +155,9 @@ def _expect_table(expect: list[Summary]) -> Table:
         table.add_column(title, no_wrap=True)
     for item in expect:
         verdict = Text("ok", style="green") if item["ok"] else Text("FAILED", style="bold red")
-        table.add_row(item["what"], item["want"], number(item["got"], 4), verdict)
+        table.add_row(item["what"], item["want"], _value(item["got"]), verdict)
     return table
+
+
+def _value(got: float | None) -> str:
+    return str(got) if isinstance(got, int) else number(got, 4)

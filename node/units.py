@@ -35,7 +35,7 @@ def number(value: float | None, digits: int = 3) -> str:
     if value == 0:
         return "0"
     if not 0.01 <= abs(value) < 1e6:
-        return f"{value:.{digits - 1}g}"
+        return f"{value:.{digits}g}"
     before_point = math.floor(math.log10(abs(value))) + 1
     return f"{value:.{min(4, max(0, digits - before_point))}f}"
 

@@ -56,6 +56,8 @@ class _Tally:
     bytes_received: int = 0
     squared_distance: float = 0.0
     squared_norm: float = 0.0
+    applied: bool = False
+    """The swap counts, whatever happens to the stream from now on."""
 
     @property
     def distance(self) -> float:
@@ -113,6 +115,7 @@ class Exchanger:
                 await self._expect(stream, "ready", tally)
                 self._decide(exchange)
                 self.replica.commit(lease)
+                tally.applied = True
                 with suppress(PeerError):  # the swap counts; a responder that did not hear so will ask
                     await self._send(stream, SwapMessage(commit=Commit()), tally)
                     await self._expect(stream, "done", tally)
@@ -162,6 +165,7 @@ class Exchanger:
                 raise PeerError("in-doubt", str(error)) from None
             raise
         self.replica.commit(lease)
+        tally.applied = True
         with suppress(PeerError):  # applied on both sides; only the courtesy is lost
             await self._send(stream, SwapMessage(done=Done()), tally)
 
@@ -368,8 +372,15 @@ class Exchanger:
             if error.reason in _LIES:
                 self.emit(Rejected(peer, error.reason, error.detail))
             raise
-        seconds = loop.time() - started
-        self.emit(Exchanged(peer, tally.bytes_sent, tally.bytes_received, seconds, tally.distance, initiated))
+        except asyncio.CancelledError:  # the other side hung up: at once after the last message, or in the middle
+            if not tally.applied:
+                self.emit(Failed(peer, "closed", initiated))
+            raise
+        finally:
+            if tally.applied:
+                seconds = loop.time() - started
+                moved = (tally.bytes_sent, tally.bytes_received, seconds, tally.distance)
+                self.emit(Exchanged(peer, *moved, initiated))
 
 
 _REFUSALS = frozenset({"busy", "not-ready", "wrong-run", "wrong-model", "wrong-codec"})

@@ -69,7 +69,7 @@ class Codec(Component):
         """out = own + weight * (decode(received) - decode(sent)), the pairwise averaging step; `out` is never `own`.
 
         Both ends use the vectors as the other side decoded them, so the two corrections cancel to rounding."""
-        check_sizes(out, sent, received)
+        check_mix(own, sent, received, out)
         correction = torch.sub(self.decode(received), self.decode(sent)).mul_(weight)
         out.copy_(own).add_(correction.to(out.device))
 
@@ -86,6 +86,13 @@ def check_sizes(out: Tensor, *packets: Packet) -> None:
     for packet in packets:
         if packet.size != out.numel():
             raise PeerError("malformed", f"a packet of {packet.size} elements for a vector of {out.numel()}")
+
+
+def check_mix(own: Tensor, sent: Packet, received: Packet, out: Tensor) -> None:
+    """`check_sizes` for what `mix` is given: compiled loops do not look where they read."""
+    if own.shape != out.shape:
+        raise ValueError(f"cannot mix a vector of shape {tuple(own.shape)} into one of {tuple(out.shape)}")
+    check_sizes(out, sent, received)
 
 
 registry: Registry[Codec] = Registry("codec", __name__)

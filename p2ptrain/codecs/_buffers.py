@@ -23,12 +23,14 @@ def float32(vector: Tensor) -> Tensor:
     Raises `ValueError` unless it is 1-d and of a floating dtype."""
     if vector.dim() != 1 or not vector.dtype.is_floating_point:
         raise ValueError(f"codecs take 1-d floating vectors, not {vector.dim()}-d {vector.dtype}")
-    return vector.detach().to(torch.float32).contiguous()
+    if vector.dtype != torch.float32 or vector.requires_grad or not vector.is_contiguous():
+        vector = vector.detach().to(torch.float32).contiguous()
+    return vector
 
 
 def array(tensor: Tensor) -> Array:
     """The numpy array that shares a CPU tensor's memory."""
-    return tensor.detach().numpy()
+    return tensor.numpy(force=tensor.requires_grad)
 
 
 def all_finite(vector: Tensor) -> bool:
@@ -50,7 +52,7 @@ def check_decodable(finite: bool) -> None:
 
 
 def check_length(packet: Packet, expected: int) -> None:
-    if packet.nbytes != expected:
+    if packet.size < 0 or packet.nbytes != expected:
         raise PeerError("malformed", f"{packet.nbytes} bytes for {packet.size} elements, expected {expected}")
 
 

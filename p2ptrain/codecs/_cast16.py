@@ -1,12 +1,13 @@
 """What fp16 and bf16 share: casts that refuse NaN and Inf and stop at the largest finite value."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from p2ptrain.codecs import Codec, Packet, check_sizes
+from p2ptrain.codecs import Codec, Packet, check_mix, check_sizes
 from p2ptrain.codecs._buffers import (
     Array,
     all_finite,
@@ -29,23 +30,25 @@ class Format:
     dtype: torch.dtype
     largest: float
     """Larger magnitudes are sent as this one, where a plain cast would give Inf."""
+    largest_bits: int
+    """Its bits as a float32."""
     infinity: int
-    """Its bits."""
+    """The bits of infinity in this format."""
     kernel: str
     """End of the names of its kernels."""
 
 
 def encode(vector: Tensor, form: Format) -> Packet:
     vector = float32(vector)
+    size = vector.numel()
     kernels = compiled("cast16", vector)
-    if kernels is None:
-        cast = _encode_in_torch(vector, form)
-    else:
-        cast = torch.empty(vector.numel(), dtype=form.dtype)
-        top = getattr(kernels, f"encode_{form.kernel}")(array(vector), array(cast.view(torch.int16)))
-        if top > np.float32(form.largest).view(np.int32):
-            cast = _encode_in_torch(vector, form)
-    return Packet(payload_of(cast), vector.numel())
+    if kernels is not None:
+        payload = np.empty(2 * size, np.uint8)
+        top = getattr(kernels, f"encode_{form.kernel}")(array(vector), payload.view("<i2"))
+        if top <= form.largest_bits:
+            return Packet(payload.data, size)
+    check_encodable(all_finite(vector))
+    return Packet(payload_of(vector.clamp(-form.largest, form.largest).to(form.dtype)), size)
 
 
 def decode(packet: Packet, form: Format) -> Tensor:
@@ -71,19 +74,19 @@ def mix(codec: Codec, form: Format, own: Tensor, sent: Packet, received: Packet,
     kernels = compiled("cast16", own, out)
     if kernels is None:
         return Codec.mix(codec, own, sent, received, weight, out)
-    check_sizes(out, sent, received)
-    mine, theirs = _checked_bits(sent, form, kernels), _checked_bits(received, form, kernels)
+    check_mix(own, sent, received, out)
+    mine, theirs = _bits(sent), _checked_bits(received, form, kernels)  # `sent` was checked when it was encoded
     getattr(kernels, f"mix_{form.kernel}")(array(own), mine, theirs, weight, array(out))
 
 
-def _encode_in_torch(vector: Tensor, form: Format) -> Tensor:
-    check_encodable(all_finite(vector))
-    return vector.clamp(-form.largest, form.largest).to(form.dtype)
-
-
-def _checked_bits(packet: Packet, form: Format, kernels: object) -> Array:
-    """(size,) int16, the bits of the payload, all finite."""
+def _bits(packet: Packet) -> Array:
+    """(size,) int16, the bits of the payload."""
     check_length(packet, 2 * packet.size)
-    bits = view(packet.payload, "<i2", packet.size)
-    check_decodable(kernels.largest(bits) < form.infinity)  # pyright: ignore[reportAttributeAccessIssue]
+    return view(packet.payload, "<i2", packet.size)
+
+
+def _checked_bits(packet: Packet, form: Format, kernels: Any) -> Array:
+    """`_bits`, of finite values only."""
+    bits = _bits(packet)
+    check_decodable(kernels.largest(bits) < form.infinity)
     return bits

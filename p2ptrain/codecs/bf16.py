@@ -8,7 +8,13 @@ from torch import Tensor
 
 from p2ptrain.codecs import Codec, Packet, _cast16, _kernels, register
 
-FORMAT = _cast16.Format(torch.bfloat16, largest=torch.finfo(torch.bfloat16).max, infinity=0x7F80, kernel="bfloat")
+FORMAT = _cast16.Format(
+    torch.bfloat16,
+    largest=torch.finfo(torch.bfloat16).max,
+    largest_bits=0x7F7F0000,
+    infinity=0x7F80,
+    kernel="bfloat",
+)
 
 
 @register("bf16")

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from p2ptrain.codecs import Codec, Packet, _cast16, _kernels, register
 
-FORMAT = _cast16.Format(torch.float16, largest=65504.0, infinity=0x7C00, kernel="half")
+FORMAT = _cast16.Format(torch.float16, largest=65504.0, largest_bits=0x477FE000, infinity=0x7C00, kernel="half")
 
 
 @register("fp16")

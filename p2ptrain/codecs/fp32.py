@@ -6,7 +6,7 @@ Payload: n float32, little-endian.
 import torch
 from torch import Tensor
 
-from p2ptrain.codecs import Codec, Packet, check_sizes, register
+from p2ptrain.codecs import Codec, Packet, check_mix, check_sizes, register
 from p2ptrain.codecs._buffers import (
     all_finite,
     check_decodable,
@@ -34,16 +34,17 @@ class FP32(Codec):
         return Packet(payload_of(vector), vector.numel())
 
     def decode(self, packet: Packet) -> Tensor:
-        vector = self._view(packet)
+        vector = self._checked(packet)
         return vector.clone() if memoryview(packet.payload).readonly else vector
 
     def add(self, packet: Packet, out: Tensor, weight: float) -> None:
         check_sizes(out, packet)
-        out.add_(self._view(packet).to(out.device), alpha=weight)
+        out.add_(self._checked(packet).to(out.device), alpha=weight)
 
     def mix(self, own: Tensor, sent: Packet, received: Packet, weight: float, out: Tensor) -> None:
-        check_sizes(out, sent, received)
-        mine, theirs = self._view(sent), self._view(received)
+        check_mix(own, sent, received, out)
+        # `sent` was checked when it was encoded.
+        mine, theirs = self._view(sent), self._checked(received)
         if own.data_ptr() == mine.data_ptr() and own.dtype == out.dtype == torch.float32:
             torch.lerp(own, theirs, weight, out=out)
         else:
@@ -55,6 +56,9 @@ class FP32(Codec):
     def _view(self, packet: Packet) -> Tensor:
         """The payload as float32, for reading only."""
         check_length(packet, 4 * packet.size)
-        vector = tensor_view(packet.payload, torch.float32, packet.size)
+        return tensor_view(packet.payload, torch.float32, packet.size)
+
+    def _checked(self, packet: Packet) -> Tensor:
+        vector = self._view(packet)
         check_decodable(all_finite(vector))
         return vector

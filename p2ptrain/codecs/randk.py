@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from p2ptrain.codecs import Codec, Packet, check_sizes, register
+from p2ptrain.codecs import Codec, Packet, check_mix, check_sizes, register
 from p2ptrain.codecs._buffers import all_finite, check_encodable, check_length, float32, payload_of, view
 from p2ptrain.codecs._random import SEEDS, random_words
 from p2ptrain.codecs._sparse import (
@@ -66,7 +66,7 @@ class RandK(Codec):
         add_at(out, *self._parts(packet), weight)
 
     def mix(self, own: Tensor, sent: Packet, received: Packet, weight: float, out: Tensor) -> None:
-        check_sizes(out, sent, received)
+        check_mix(own, sent, received, out)
         if self._seed(sent) != self._seed(received):
             raise PeerError("malformed", "the two ends sent different coordinates")
         indices, theirs = self._parts(received)

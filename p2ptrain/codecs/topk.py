@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from p2ptrain.codecs import Codec, Packet, _kernels, check_sizes, register
+from p2ptrain.codecs import Codec, Packet, _kernels, check_mix, check_sizes, register
 from p2ptrain.codecs._buffers import Array, all_finite, array, check_encodable, check_length, float32, payload_of, view
 from p2ptrain.codecs._kernels import compiled
 from p2ptrain.codecs._sparse import (
@@ -68,7 +68,7 @@ class TopK(Codec):
         add_at(out, self._coordinates(packet), self._values(packet), weight)
 
     def mix(self, own: Tensor, sent: Packet, received: Packet, weight: float, out: Tensor) -> None:
-        check_sizes(out, sent, received)
+        check_mix(own, sent, received, out)
         indices = self._coordinates(received)
         if not torch.equal(indices, self._coordinates(sent)):
             raise PeerError("malformed", "the two ends sent different coordinates")

@@ -29,6 +29,8 @@ _SERVER_OPTIONS = [
     ("grpc.max_concurrent_streams", 64),
     ("grpc.max_metadata_size", 8192),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    # gRPC's own bandwidth probes count as pings too, and would get an idle peer disconnected ("too_many_pings").
+    ("grpc.http2.max_ping_strikes", 0),
 ]
 _CHANNEL_OPTIONS = [
     *_COMMON_OPTIONS,

@@ -102,7 +102,7 @@ def verify(signed: bytes, swarm: str, key: str | None, now_unix_s: float) -> Rec
     `bad-certificate`, `expired`, `too-far-ahead`."""
     if len(signed) > SIZE_BYTES_MAX:
         raise PeerError("oversized", f"record of {len(signed)} bytes")
-    record = _believe(bytes(signed), swarm, key)
+    record = unseal(bytes(signed), swarm, key)
     ahead_s = record.expires_unix_s - now_unix_s
     if ahead_s <= 0:
         raise PeerError("expired", f"record of {record.name} expired {-ahead_s:.1f} s ago")
@@ -113,8 +113,8 @@ def verify(signed: bytes, swarm: str, key: str | None, now_unix_s: float) -> Rec
 
 # Every heartbeat carries its sender's record, mostly the same one: the cache saves the signature check (0.1 ms).
 @lru_cache(maxsize=2048)
-def _believe(signed: bytes, swarm: str, key: str | None) -> Record:
-    """All of `verify` that does not depend on the time."""
+def unseal(signed: bytes, swarm: str, key: str | None) -> Record:
+    """The part of `verify` that does not depend on the time, nor on whose clock is right."""
     outer = _parse(SignedRecord(), signed)
     if _pack(outer.record, outer.signature, outer.membership) != signed:
         raise PeerError("malformed", "record is not in its canonical encoding")

@@ -87,7 +87,9 @@ class StateServer:
             raise PeerError("not-ready", "no weights yet")
         async with self._freezing:
             frozen = self._frozen
-            if frozen is None or (not self._final and self._now() - frozen.made > FROZEN_FOR_S and not self._busy(frozen)):
+            if frozen is None or (
+                not self._final and self._now() - frozen.made > FROZEN_FOR_S and not self._busy(frozen)
+            ):
                 self._frozen = frozen = await self._take()
             if not self._final and peer not in frozen.newcomers and len(frozen.newcomers) >= MAX_NEWCOMERS:
                 raise PeerBusy
@@ -138,9 +140,7 @@ class Download:
     donors: set[PeerId] = field(default_factory=set)
 
 
-async def download(
-    transport: Transport, donors: Sequence[PeerId], run: str, replica: Replica, pace: Pace
-) -> Download:
+async def download(transport: Transport, donors: Sequence[PeerId], run: str, replica: Replica, pace: Pace) -> Download:
     """A vector of the swarm, from the first `MAX_DONORS` donors that serve one, the others in reserve.
 
     Raises `PeerError("no-donor")` when all donors failed before every chunk was there."""

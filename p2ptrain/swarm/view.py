@@ -1,12 +1,12 @@
 """Whom this node knows, and who of them is alive. State only: no calls, no clock, no randomness of its own.
 
-    candidate   has a valid record; nobody here has heard from it. Records come from anywhere, the dead leave theirs behind
-    alive       in the view: it answered a heartbeat, or sent one
-    left        said that it goes; only a newer record makes it a candidate again
+candidate   has a valid record; nobody here has heard from it. Records come from anywhere, the dead leave theirs behind
+alive       in the view: it answered a heartbeat, or sent one
+left        said that it goes; only a newer record makes it a candidate again
 """
 
+import asyncio
 import bisect
-import dataclasses
 import enum
 import random
 from collections.abc import Collection
@@ -76,17 +76,24 @@ class Known:
     alive: bool = False
     state: State = State.STARTING
     step: int = 0
-    reachable: bool = False
     latency: Latency = field(default_factory=Latency)
     deadline_s: float | None = None
     misses: int = 0
     """Calls in a row that failed, without a word from the peer in between."""
     heard: float = float("-inf")
+    unanswered: int = 0
+    """Calls in a row that failed; one that only dials out is heard and does not answer."""
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when something changed that makes another call worth while."""
     calling: bool = False
     courted: bool = False
-    exchanging: bool = False
     exchanged: float = float("-inf")
     exchanged_views: tuple[bytes, bytes] = (b"", b"")
+    """The two digests of the last exchange: what it could not settle, another one at once will not."""
+
+    @property
+    def reachable(self) -> bool:
+        return self.latency.mean_s is not None and self.unanswered < MISSES_MAX
 
     def member(self) -> Member:
         record = self.record
@@ -121,6 +128,9 @@ class View:
     def alive(self) -> list[Known]:
         """In order of their ids."""
         return [self._known[peer] for peer in self._alive]
+
+    def is_candidate(self, known: Known) -> bool:
+        return not known.alive and self._known.get(known.record.peer) is known
 
     def settled(self) -> list[PeerId]:
         """Whose records need not be sent to this node: the living and those not yet tried. A candidate that failed
@@ -163,7 +173,7 @@ class View:
     def demote(self, known: Known) -> None:
         """It fell silent: a candidate again, and a stranger to our measurements."""
         if known.alive:
-            known.alive = known.reachable = False
+            known.alive = False
             known.latency = Latency()
             del self._alive[bisect.bisect_left(self._alive, known.record.peer)]
             self._digest ^= _first_8(known.record.peer)
@@ -171,6 +181,7 @@ class View:
     def forget(self, known: Known) -> None:
         self.demote(known)
         self._known.pop(known.record.peer, None)
+        known.news.set()
 
     def bury(self, known: Known, now_unix_s: float) -> None:
         """It left on purpose: what was said of it until now brings it back no more."""
@@ -200,7 +211,3 @@ def _outdates(old: Record | None, new: Record, now_unix_s: float) -> bool:
 
 def _first_8(peer: PeerId) -> int:
     return int(peer[:16], 16)
-
-
-def replaced(record: Record, **changes: object) -> Record:
-    return dataclasses.replace(record, **changes)  # type: ignore[arg-type]

@@ -78,7 +78,7 @@ class Lines:
 
 
 def to_file(path: Path) -> Lines:
-    """Appends to `path`. Raises `ConfigError` when it cannot be opened: that is the one moment when somebody listens."""
+    """Appends to `path`. Raises `ConfigError` when it cannot be opened: the one moment when somebody listens."""
     try:
         return Lines(path.open("a", encoding="utf-8"), owned=True)
     except OSError as error:
@@ -122,7 +122,7 @@ class Stamp:
 
 
 def parse(lines: Iterable[str], where: str) -> Iterator[Stamped]:
-    """The events of a log. A last line that was cut off (a crash, a run still going on) is left out; any other raises."""
+    """The events of a log. A last line that was cut off (a crash, a run still going on) is left out."""
     for number, line in enumerate(lines, start=1):
         try:
             if line.strip():

@@ -1,4 +1,4 @@
-"""The fold: `apply(state, stamped) -> state`. Everything that is shown of a swarm is read from a `SwarmState`, live or replayed.
+"""The fold: `apply(state, stamped) -> state`. All that is shown of a swarm is read from a `SwarmState`.
 
 Runs are long and states are kept whole, so everything in here is bounded: series are thinned, notes are forgotten.
 """
@@ -15,6 +15,7 @@ from p2ptrain.telemetry.events import Event, Stamped
 MAX_POINTS = 2000
 MAX_NOTES = 200
 MAX_REASONS = 50
+MAX_PARTNERS = 256
 SMOOTHING = 0.05
 """Weight of the newest value in what is shown as the training loss."""
 MARK_EVERY_S = 1.0
@@ -80,6 +81,8 @@ class NodeState:
     bytes_sent: int = 0
     bytes_received: int = 0
     exchanges: int = 0
+    partners: Counts = field(default_factory=dict)
+    """Exchanges by the other's peer id."""
     failed: Counts = field(default_factory=dict)
     """Exchanges that came to nothing, by reason."""
     rejected: Counts = field(default_factory=dict)
@@ -117,7 +120,7 @@ class NodeState:
         return sum(self.rejected.values())
 
     def rates(self, now: float) -> tuple[float, float, float] | None:
-        """(steps, bytes sent, bytes received) per second of the last few seconds; None before there is something to say."""
+        """(steps, bytes sent, bytes received) per second, of the last few seconds; None when nothing is known."""
         if not self.marks or not self.running or now - self.marks[0].time < MARK_EVERY_S / 2:
             return None
         first, span = self.marks[0], now - self.marks[0].time
@@ -221,6 +224,7 @@ def _(event: events.Exchanged, node: NodeState, time: float) -> NodeState:
     sent, received = node.bytes_sent + event.bytes_sent, node.bytes_received + event.bytes_received
     return replace(
         node, bytes_sent=sent, bytes_received=received, exchanges=node.exchanges + 1,
+        partners=_count(node.partners, event.peer, MAX_PARTNERS),
         first_contribution=time if node.first_contribution is None else node.first_contribution,
         traffic=node.traffic.add((time, sent, received, node.exchanges + 1)),
     )  # fmt: skip
@@ -273,6 +277,7 @@ def _(event: events.Died, node: NodeState, time: float) -> NodeState:
 def _(event: events.Restarted, node: NodeState, time: float) -> NodeState:
     return replace(
         node, phase="starting", exit_code=None, digest=None, peers=frozenset(), marks=(), training_since=None,
+        smooth_loss=None,
         num_restarts=node.num_restarts + 1,
     )  # fmt: skip
 
@@ -290,9 +295,9 @@ def _smooth(old: float | None, new: float) -> float | None:
     return new if old is None else old + SMOOTHING * (new - old)
 
 
-def _count(counts: Counts, reason: str) -> Counts:
+def _count(counts: Counts, key: str, max_keys: int = MAX_REASONS) -> Counts:
     """Reasons come from a fixed set, but what comes from outside is bounded all the same."""
-    known = reason if reason in counts or len(counts) < MAX_REASONS else "other"
+    known = key if key in counts or len(counts) < max_keys else "other"
     return {**counts, known: counts.get(known, 0) + 1}
 
 

@@ -153,7 +153,7 @@ def _load(path: Path, fingerprint: bytes, run: str) -> Checkpoint:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-        text, digest = metadata["p2ptrain"], metadata["sha256"]
+        vector, text, digest = tensors["vector"], metadata["p2ptrain"], metadata["sha256"]
         version = json.loads(text)["version"]
         if version != VERSION:
             raise CheckpointError(f"{path}: format version {version}, this program reads {VERSION}")
@@ -168,7 +168,7 @@ def _load(path: Path, fingerprint: bytes, run: str) -> Checkpoint:
         raise CheckpointError(f"{path}: of another model")
     if header.run != run:
         raise CheckpointError(f"{path}: of the run {header.run!r}, not {run!r}")
-    return Checkpoint(header, tensors.pop("vector"), tensors)
+    return Checkpoint(header, vector, {name: tensor for name, tensor in tensors.items() if name != "vector"})
 
 
 def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
@@ -176,7 +176,7 @@ def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256(text.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

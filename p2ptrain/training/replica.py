@@ -7,9 +7,9 @@ Three float32 vectors of the model's size exist, and no more:
     spare      where an exchange writes the mixed vector
 
 An exchange leases `published` and writes `own + correction` into `spare`. On commit, if no training step ended
-meanwhile, the two swap places, and the next step boundary takes the result over; otherwise the difference `spare - published`
-is the correction that the next step boundary adds. So the compute thread never waits, local progress made during a slow exchange is kept,
-and any number of exchanges fits between two steps.
+meanwhile, the two swap places, and the next step boundary takes the result over; otherwise the difference
+`spare - published` is the correction that the next step boundary adds. So the compute thread never waits, local
+progress made during a slow exchange is kept, and any number of exchanges fits between two steps.
 """
 
 import hashlib
@@ -17,7 +17,6 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -68,7 +67,7 @@ class Replica:
     def digest(self) -> str:
         """SHA-256 of the published vector."""
         with self._lock:
-            return hashlib.sha256(memoryview(self._published.numpy()).cast("B")).hexdigest()
+            return hashlib.sha256(as_bytes(self._published)).hexdigest()
 
     def lease(self) -> Lease:
         """Start an exchange. Raises `PeerBusy` while another one runs or the compute thread is copying."""
@@ -100,14 +99,13 @@ class Replica:
                 self._lease = None
 
     def absorb(self) -> None:
-        """Take committed corrections into `flat`: after `backward`, before `optimizer.step` (gradients may be stale, AD-PSGD)."""
+        """Take committed corrections into `flat`: after `backward`, before `optimizer.step` (as AD-PSGD does)."""
         with self._lock:
             if self._ahead:
                 parameters = self.num_parameters
                 self.flat[:parameters].copy_(self._published[:parameters], non_blocking=True)
                 moved = self._published[parameters:].to(self.device) - self._base_buffers
                 self.flat[parameters:].add_(moved)
-                self._base_buffers.add_(moved)
                 self._ahead = False
             if self._pending:
                 # The snapshot is of no further use, so the correction is computed in the spare's place.
@@ -144,7 +142,7 @@ class Replica:
 
 
 def named_slices(module: nn.Module) -> Iterator[tuple[str, slice]]:
-    """Where each tensor lies in the flat vector: trainable parameters first (tied ones once), then floating-point buffers."""
+    """Where each tensor lies in the flat vector: trainable parameters (tied ones once), then floating-point buffers."""
     offset = 0
     for name, tensor in _exchanged(module):
         yield name, slice(offset, offset + tensor.numel())
@@ -180,4 +178,4 @@ def _fingerprint(module: nn.Module) -> bytes:
 
 def as_bytes(vector: Tensor) -> memoryview:
     """The bytes of a contiguous CPU tensor, without a copy."""
-    return memoryview(np.asarray(vector.detach().numpy())).cast("B")
+    return vector.detach().numpy().data.cast("B")

@@ -19,9 +19,9 @@ class Data(BaseModel):
 
     split: Literal["iid", "dirichlet", "by-label"] = "iid"
     """`by-label` gives each node a run of the labels in order: of 10 nodes and 10 classes each sees about one."""
-    alpha: float = Field(0.5, gt=0)
+    alpha: float = Field(default=0.5, gt=0)
     """Of `dirichlet`: small values give each node few labels, large ones come near `iid` (arXiv 1909.06335)."""
-    shards: int | None = Field(None, gt=0)
+    shards: int | None = Field(default=None, gt=0)
     """How many parts; None: as many as there are nodes."""
 
 

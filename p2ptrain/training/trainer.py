@@ -1,6 +1,7 @@
 """Local training of one replica: batch, gradient, take in what the peers sent, update, publish."""
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -30,16 +31,16 @@ class Recipe(BaseModel):
 
     optimizer: str | None = None
     """Any class of `torch.optim`; None: the task's."""
-    lr: float | None = Field(None, gt=0)
+    lr: float | None = Field(default=None, gt=0)
     """None: the task's."""
     options: dict[str, Any] = {}
     """Further arguments of the optimizer, such as `momentum: 0.9`."""
-    clip: float | None = Field(None, gt=0)
+    clip: float | None = Field(default=None, gt=0)
     """Largest norm of the gradient; longer ones are scaled down."""
     schedule: Literal["constant", "cosine"] = "constant"
     """`cosine` brings the learning rate to zero at the end of the run."""
-    warmup: int = Field(20, ge=0)
-    """Steps in which the learning rate grows to its full value; a joiner's too, as its optimizer has no state yet."""
+    warmup: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the run over which the learning rate rises from one hundredth to its full value."""
     precision: Precision = "fp32"
     """Below fp32 the forward pass is autocast; weights and exchanges stay float32."""
 
@@ -65,7 +66,7 @@ class Trainer:
         """One training step; its loss. `progress` in [0, 1] through the run is what the schedule follows.
 
         Raises `DivergedError` instead of updating with a loss or gradient that is not finite."""
-        rate = self.lr * learning_rate_factor(self.recipe.schedule, self.recipe.warmup, self.steps, progress)
+        rate = self.lr * learning_rate_factor(self.recipe, progress) * self._first_steps_factor()
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         buffers = self._buffers().clone()
@@ -114,6 +115,9 @@ class Trainer:
         with self._autocast:
             return self.task.loss(self.module, batch)
 
+    def _first_steps_factor(self) -> float:
+        return min(1.0, (self.steps + 1) / (self.task.warmup_steps + 1))
+
     def _clip(self) -> Tensor:
         """Norm of the whole gradient, (), before clipping."""
         gradients = [parameter.grad for parameter in self.module.parameters() if parameter.grad is not None]
@@ -126,17 +130,19 @@ class Trainer:
         return self.replica.flat[self.replica.num_parameters :]
 
 
-def learning_rate_factor(schedule: Literal["constant", "cosine"], warmup: int, step: int, progress: float) -> float:
-    """In [0, 1]: linear warm-up over the node's own first steps, times the schedule over the run."""
-    warm = min(1.0, (step + 1) / (warmup + 1))
-    if schedule == "constant":
-        return warm
-    return warm * 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
+def learning_rate_factor(recipe: Recipe, progress: float) -> float:
+    """In [0, 1]: linear warm-up, then constant or half a cosine; `progress` beyond [0, 1] counts as its end."""
+    progress = min(max(progress, 0.0), 1.0)
+    if progress < recipe.warmup:
+        return max(0.01, progress / recipe.warmup)
+    if recipe.schedule == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (progress - recipe.warmup) / (1 - recipe.warmup)))
 
 
 def make_optimizer(module: nn.Module, name: str, lr: float, options: dict[str, Any]) -> torch.optim.Optimizer:
     """Raises `ConfigError` naming the optimizer or the option that does not exist."""
-    known = {
+    known: dict[str, Callable[..., torch.optim.Optimizer]] = {
         key: value
         for key, value in vars(torch.optim).items()
         if isinstance(value, type) and issubclass(value, torch.optim.Optimizer) and key not in _UNUSABLE
@@ -145,6 +151,6 @@ def make_optimizer(module: nn.Module, name: str, lr: float, options: dict[str, A
         raise ConfigError(f"optimizer: unknown {name!r}; choose one of {', '.join(sorted(known))}")
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     try:
-        return known[name](parameters, lr=lr, **options)
+        return known[name](parameters, **{"lr": lr, **options})
     except (TypeError, ValueError) as error:
         raise ConfigError(f"optimizer {name}: {error}") from None

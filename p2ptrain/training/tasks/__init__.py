@@ -33,9 +33,11 @@ class Task(Component):
 
     optimizer: str = "SGD"
     """Any class of `torch.optim`; the strategy may override it."""
-    lr: float = Field(0.1, gt=0)
-    batch_size: int = Field(32, gt=0)
+    lr: float = Field(default=0.1, gt=0)
+    batch_size: int = Field(default=32, gt=0)
     """Examples per step."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """A node's first steps, in which its learning rate grows: Adam's statistics are noise at first, a joiner's too."""
 
     def model(self, seed: int) -> nn.Module:
         """The untrained model, the same on every node."""

@@ -25,7 +25,7 @@ HELD_OUT_UNIT = 64 * 1024
 """Every tenth stretch of this many bytes (less if the text is short) is held out."""
 REGIONS = 16
 """Labels: which sixteenth of the text a block lies in."""
-EVALUATED_BYTES = 8192
+EVALUATED_BYTES = 4096
 
 
 class Preset(NamedTuple):
@@ -50,17 +50,18 @@ class CharLM(Task):
     """Loss is in nats per byte: ln 256 = 5.55 untrained; accuracy is the share of bytes guessed right."""
 
     optimizer: str = "AdamW"
-    lr: float = Field(3e-3, gt=0)
+    lr: float = Field(default=3e-3, gt=0)
     """Default: by size."""
-    batch_size: int = Field(8, gt=0)
+    batch_size: int = Field(default=8, gt=0)
     """Windows per step."""
+    warmup_steps: int = Field(default=20, ge=0)
     size: Literal["0.2M", "1M", "3M", "10M", "25M"] = "0.2M"
     """Number of parameters."""
-    context: int = Field(64, ge=8, le=1024)
+    context: int = Field(default=64, ge=8, le=1024)
     """Bytes the model sees. Default: by size."""
     text: Path | None = None
     """A file or a folder of text. Nodes that are to evaluate alike need equal copies."""
-    max_bytes: int = Field(4 << 20, gt=0)
+    max_bytes: int = Field(default=4 << 20, gt=0)
     """How much of it is read."""
 
     @model_validator(mode="before")

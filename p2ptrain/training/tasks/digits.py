@@ -21,10 +21,10 @@ NUM_TEST = 400
 class Digits(Task):
     """Which digit is it?"""
 
-    lr: float = Field(0.1, gt=0)
+    lr: float = Field(default=0.1, gt=0)
     network: Literal["mlp", "cnn"] = "mlp"
     """`cnn` has batch normalisation, so its running means travel too."""
-    hidden: int = Field(64, gt=0, le=4096)
+    hidden: int = Field(default=64, gt=0, le=4096)
     """Width of the hidden layer (mlp), or channels of the second convolution (cnn)."""
 
     def model(self, seed: int) -> nn.Module:

@@ -1,0 +1,5 @@
+"""`python -m node` is `p2ptrain`."""
+
+from node.cli import main
+
+main()

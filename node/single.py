@@ -1,0 +1,156 @@
+"""`p2ptrain node` and `join`: one daemon in the foreground, as a person runs it or as the launcher does."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from node import live, resolve
+from node.up import ticking
+from p2ptrain.config import NodeFile, Topology, load
+from p2ptrain.errors import ConfigError
+from p2ptrain.network.identity import Identity
+from p2ptrain.network.invites import ADDRESSES_MAX, Invite
+from p2ptrain.registry import explain
+from p2ptrain.telemetry import sinks
+from p2ptrain.telemetry.events import Stamped, Started
+from p2ptrain.telemetry.state import apply, expecting
+
+
+def from_options(options: dict[str, Any]) -> NodeFile:
+    """A configuration from dotted keys alone."""
+    tree: dict[str, Any] = {}
+    for dotted, value in options.items():
+        *parents, last = dotted.split(".")
+        below = tree
+        for key in parents:
+            if isinstance(below.get(key), str):  # `--task digits --set run.task.hidden=32`
+                below[key] = {"name": below[key]}
+            below = below.setdefault(key, {})
+            if not isinstance(below, dict):
+                raise ConfigError(f"--set {dotted}: {key} is not a section")
+        below[last] = value
+    tree.setdefault("run", {})
+    try:
+        return NodeFile.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(explain(error)) from None
+
+
+def from_invite(text: str, config: Path | None, options: dict[str, Any]) -> NodeFile:
+    """An invite says where the swarm is and how to be let in; what it trains comes from `config` or the options."""
+    found = Invite.parse(text)
+    own = {"key": found.key, "bootstrap": found.addresses, "listen": f"{_own_address(found.addresses[0])}:0"}
+    options = {"name": found.run, **{f"node.{key}": value for key, value in own.items()}, **options}
+    if config:
+        source = load(config, Topology if _is_topology(config) else NodeFile)
+        options = {"run": source.run.model_dump(), "graph": source.graph and source.graph.model_dump(), **options}
+    elif not any(key.startswith("run.") for key in options):
+        raise ConfigError(f"{found.run}: what does it train? Give --config FILE, or --task and what is not the default")
+    file = from_options(options)
+    if "node.slot" not in options:  # any will do, but the same each time
+        identity = Identity.load_or_create(file.node.home)
+        file = resolve.with_node(file, slot=int(identity.peer[:5], 16))
+    return file
+
+
+def _own_address(towards: str) -> str:
+    """This machine's address on the way there; no packet is sent."""
+    host, _, port = towards.rpartition(":")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((host.strip("[]"), int(port)))
+        except OSError as error:
+            raise ConfigError(f"{towards}: {error.strerror or error}") from None
+        address = probe.getsockname()[0]
+    return f"[{address}]" if ":" in address else address
+
+
+def _is_topology(path: Path) -> bool:
+    try:
+        body = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return False  # `load` says what is wrong
+    return isinstance(body, dict) and bool({"nodes", "expect"} & body.keys())
+
+
+def invite(path: Path, addresses: list[str]) -> str:
+    """To the swarm of a node file, or of a folder that holds some: a node's home, a run."""
+    files = [load(file, NodeFile) for file in sorted([*path.glob("node.yaml"), *path.glob("*/node.yaml")])]
+    if not path.is_dir():
+        files = [load(path, NodeFile)]
+    if not files:
+        raise ConfigError("no node.yaml in there")
+    known = [address for file in files for address in (file.node.announce or (file.node.listen,))]
+    usable = addresses or [address for address in known if not address.endswith(":0")]
+    if not usable:
+        raise ConfigError("node.listen: port 0 is known only once the node runs; give --address host:port")
+    text = str(Invite(files[0].node.key, tuple(usable[:ADDRESSES_MAX]), files[0].name))
+    Invite.parse(text)
+    return text
+
+
+def run(file: NodeFile, epoch_unix_s: float | None, as_json: bool) -> int:
+    """Until the daemon is done; its exit code."""
+    return asyncio.run(_run(file, epoch_unix_s or time.time(), as_json))
+
+
+async def _run(file: NodeFile, epoch_unix_s: float, as_json: bool) -> int:
+    from node.daemon import run_node
+
+    if as_json:
+        lines = sinks.to_stdout()
+        try:
+            return await run_node(file, sinks.Stamp(file.node.name, epoch_unix_s, lines))
+        finally:
+            lines.close()
+            _forget_broken_stdout(lines)
+    file.node.home.mkdir(parents=True, exist_ok=True)
+    shown = _Shown(file)
+    log = sinks.to_file(file.node.home / f"events-{time.strftime('%Y%m%d-%H%M%S')}.jsonl")
+    sink = sinks.Stamp(file.node.name, epoch_unix_s, sinks.FanOut([log, shown]))
+    try:
+        async with ticking(shown.refresh):
+            return await run_node(file, sink)
+    finally:
+        log.close()
+        shown.close()
+
+
+class _Shown:
+    """An output that folds one node's events for the live view."""
+
+    def __init__(self, file: NodeFile) -> None:
+        self._file = file
+        self.state = expecting([file.node.name])
+        self._view = live.view(live.Run(file.name, file.run.steps, file.run.seconds))
+        self._start = time.monotonic()
+
+    def write(self, stamped: Stamped) -> None:
+        self.state = apply(self.state, stamped)
+        self._view.event(stamped, self.state)
+        if isinstance(stamped.event, Started):
+            home = self._file.node.home
+            resolve.save(home / "node.yaml", resolve.with_node(self._file, listen=stamped.event.address))
+            self._view.say(f"Others join with what `p2ptrain invite {home}` prints.")
+
+    def refresh(self) -> None:
+        self._view.refresh(self.state, time.monotonic() - self._start)
+
+    def close(self) -> None:
+        self._view.close()
+
+
+def _forget_broken_stdout(lines: sinks.Lines) -> None:
+    """When the reader is gone, Python would complain about it once more at exit, and change the exit code."""
+    if lines.error:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

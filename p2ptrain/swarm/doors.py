@@ -1,0 +1,130 @@
+"""Addresses to knock at: the configured bootstrap, and where lost peers used to live.
+
+They are the way in at the start, and the way back together for a swarm that was split for longer than records live.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from p2ptrain.errors import PeerError
+from p2ptrain.ports import PeerId
+from p2ptrain.telemetry.events import Event, Noted
+
+LOST_MAX = 64
+LOST_FOR_S = 3600.0
+SELDOM_S = 30.0
+
+
+class Host(Protocol):
+    """The part of `Membership` that doors need."""
+
+    @property
+    def alone(self) -> bool: ...
+
+    async def greet(self, address: str) -> PeerId:
+        """Introduce this node to whoever listens there; raises `PeerError`."""
+        ...
+
+    def present(self, peer: PeerId | None, address: str) -> bool:
+        """Whether this peer, or one that announces this address, is in the view, or is this node."""
+        ...
+
+    async def changed(self) -> None: ...
+
+
+@dataclass
+class _Door:
+    address: str
+    peer: PeerId | None = None
+    """Who answered last."""
+    silent: bool = False
+
+
+class Doors:
+    """Knocks for ever once started, beside the membership it belongs to."""
+
+    def __init__(self, host: Host, bootstrap: Iterable[str], heartbeat_s: float, emit: Callable[[Event], None]) -> None:
+        self._host = host
+        self._bootstrap = [_Door(address) for address in dict.fromkeys(bootstrap)]
+        self._heartbeat_s = heartbeat_s
+        self._emit = emit
+        self._lost: dict[str, float] = {}
+        self._young_until = float("inf")
+
+    def remember(self, addresses: Iterable[str]) -> None:
+        """Somebody who lived there fell silent."""
+        for address in addresses:
+            self._lost.pop(address, None)
+            if len(self._lost) >= LOST_MAX:
+                del self._lost[next(iter(self._lost))]
+            self._lost[address] = _now() + LOST_FOR_S
+
+    def start(self, group: asyncio.TaskGroup) -> None:
+        # Many nodes of a new swarm come up within this time, and perhaps in several clusters.
+        self._young_until = _now() + max(SELDOM_S, 6 * self._heartbeat_s)
+        for door in self._bootstrap:
+            group.create_task(self._knock_for_ever(door))
+        group.create_task(self._seek_the_lost())
+
+    def patience_s(self, attempt: int = 16) -> float:
+        """How long to wait after that many attempts: short for the first, a heartbeat while it is urgent."""
+        if self._host.alone or _now() < self._young_until:
+            return min(self._heartbeat_s, 0.1 * self._heartbeat_s * 2.0 ** min(attempt, 16))
+        return max(SELDOM_S, self._heartbeat_s)
+
+    async def _knock_for_ever(self, door: _Door) -> None:
+        attempt = 0
+        while True:
+            if self._host.present(door.peer, door.address):
+                attempt = 0
+            else:
+                await self._knock(door)
+                attempt += 1
+            await self._pause(attempt)
+
+    async def _knock(self, door: _Door) -> None:
+        try:
+            door.peer = await self._host.greet(door.address)
+        except PeerError as error:
+            if not door.silent:
+                again = f"trying again every {self._heartbeat_s:g} s"
+                self._emit(Noted("warning", f"bootstrap {door.address}: {error}; {again}"))
+            door.silent = True
+        else:
+            if door.silent:
+                self._emit(Noted("info", f"bootstrap {door.address}: answers now"))
+            door.silent = False
+
+    async def _seek_the_lost(self) -> None:
+        while True:
+            await self._pause()
+            address = next(iter(self._lost), None)
+            if address is None:
+                continue
+            forget_at = self._lost.pop(address)
+            if self._host.present(None, address) or _now() > forget_at:
+                continue
+            try:
+                await self._host.greet(address)
+            except PeerError:
+                self._lost[address] = forget_at  # to the end of the queue
+
+    async def _pause(self, attempt: int = 16) -> None:
+        """Until it is time again, which it is sooner when this node suddenly is alone."""
+        since = _now()
+        while (left_s := since + self.patience_s(attempt) - _now()) > 0:
+            await within(left_s, self._host.changed())
+
+
+async def within(timeout_s: float, awaited: Awaitable[object]) -> None:
+    """Wait for it, but not longer than that."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            await awaited
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,92 @@
+import asyncio
+import threading
+
+import pytest
+import torch
+
+from p2ptrain.training import compute
+from p2ptrain.training.compute import ThreadCompute
+
+# The suite's event loop is virtual and refuses threads, so these tests bring the real one.
+
+
+def test_everything_runs_on_one_other_thread_in_order() -> None:
+    async def main() -> None:
+        worker = ThreadCompute()
+        order: list[int] = []
+
+        def work(number: int) -> threading.Thread:
+            order.append(number)
+            return threading.current_thread()
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(worker.run(lambda n=n: work(n))) for n in range(20)]
+        worker.close()
+        assert order == list(range(20))
+        (thread,) = {task.result() for task in tasks}
+        assert thread is not threading.current_thread()
+
+    asyncio.run(main())
+
+
+def test_errors_reach_the_caller_and_the_thread_goes_on() -> None:
+    async def main() -> None:
+        worker = ThreadCompute(speed=0.5)
+        with pytest.raises(ZeroDivisionError):
+            await worker.train(lambda: 1 // 0)
+        assert await worker.train(lambda: 7) == 7
+        worker.close()
+
+    asyncio.run(main())
+
+
+def test_only_training_is_slowed_down_and_the_thread_stays_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[float] = []
+
+    async def hold(seconds: float) -> None:
+        held.append(seconds)
+        assert await worker.run(lambda: "free") == "free"
+
+    worker = ThreadCompute(speed=0.25)
+    monkeypatch.setattr(compute.asyncio, "sleep", hold)
+    monkeypatch.setattr(compute, "_timed", lambda work: (2.0, work()))
+    assert asyncio.run(worker.run(lambda: 1)) == 1
+    assert held == []
+    assert asyncio.run(worker.train(lambda: 2)) == 2
+    assert held == [6.0]
+    worker.close()
+
+
+def test_threads_are_set_where_the_work_is_done() -> None:
+    async def main() -> None:
+        worker = ThreadCompute(threads=1)
+        assert await worker.run(torch.get_num_threads) == 1
+        worker.close()
+
+    asyncio.run(main())
+
+
+def test_close_finishes_what_has_begun_and_drops_the_rest() -> None:
+    async def main() -> None:
+        worker = ThreadCompute()
+        begun, go = threading.Event(), threading.Event()
+        done: list[str] = []
+
+        def first() -> None:
+            begun.set()
+            go.wait(10)
+            done.append("first")
+
+        running = asyncio.ensure_future(worker.run(first))
+        waiting = asyncio.ensure_future(worker.run(lambda: done.append("second")))
+        await asyncio.get_running_loop().run_in_executor(None, begun.wait, 10)
+        # Only `close` can have cancelled the second piece once this returns, as the first one still holds the thread.
+        closing = asyncio.get_running_loop().run_in_executor(None, worker.close)
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        go.set()
+        await closing
+        await running
+        assert done == ["first"]
+
+    asyncio.run(main())
