@@ -29,7 +29,7 @@ def check(topology: Topology) -> None:
     devices.pick(topology.node.get("device", "auto"))
     splits.examples(run.task.labels(), run.data, run.data.shards or topology.num_nodes, 0, run.seed)
     make_optimizer(
-        torch.nn.Linear(1, 1), run.strategy.optimizer or run.task.optimizer, 0.1, run.strategy.optimizer_options
+        torch.nn.Linear(1, 1), run.strategy.optimizer or run.task.optimizer, 0.1, run.strategy.options
     )
 
 
@@ -53,6 +53,8 @@ def node_files(topology: Topology, out: Path) -> dict[str, NodeFile]:
     addresses = _addresses(topology.node.get("listen", "127.0.0.1:0"), len(members))
     speeds = devices.relative_speeds([group.device for _, group in members])
     shared = {"key": secrets.token_urlsafe(24), "threads": _threads(len(members)), **topology.node}
+    shards = topology.run.data.shards or len(members)
+    run = topology.run.model_copy(update={"data": topology.run.data.model_copy(update={"shards": shards})})
     files = {}
     for slot, (name, group) in enumerate(members):
         bootstrap = [*shared.get("bootstrap", ()), *([addresses[0]] if slot else [])]
@@ -60,7 +62,7 @@ def node_files(topology: Topology, out: Path) -> dict[str, NodeFile]:
             "name": name, "slot": slot, "home": out.absolute() / name, "listen": addresses[slot],
             "bootstrap": bootstrap, "profile": group.device, "speed": speeds[slot],
         }  # fmt: skip
-        settings = {"name": topology.name, "run": topology.run, "graph": topology.graph, "node": {**shared, **own}}
+        settings = {"name": topology.name, "run": run, "graph": topology.graph, "node": {**shared, **own}}
         files[name] = NodeFile.model_validate(settings)
     return files
 

@@ -44,6 +44,8 @@ MAX_NORM_RATIO = 1e3
 """A vector this many times longer than one's own is not a replica of the same model."""
 JOURNAL_SIZE = 4096
 MAX_DOUBTS = 2
+GONE_S = 60.0
+"""An initiator that has been out of the view for so long takes its decision with it."""
 SWAP_TIMEOUT_S = 3600.0
 """Of a whole swap; each message has a much shorter deadline."""
 
@@ -87,7 +89,7 @@ class Exchanger:
     emit: Callable[[Event], None]
     rng: random.Random
     alive: Callable[[PeerId], bool]
-    """Whether a peer may still come back with an answer; a doubt about one that is gone for good is dropped."""
+    """Whether a peer is in the view; a doubt about one that has been out of it for long is dropped."""
     step: Callable[[], int]
     ready: Callable[[], bool] = lambda: True
     """False until the replica holds weights worth mixing."""
@@ -316,7 +318,8 @@ class Exchanger:
 
     async def _settle(self, doubt: _Doubt) -> None:
         """Ask until there is an answer or the initiator is gone for good."""
-        wait_s = 0.1
+        loop = asyncio.get_running_loop()
+        wait_s, last_alive = 0.1, loop.time()
         while True:
             try:
                 request = ResolveRequest(exchange=doubt.exchange).SerializeToString()
@@ -326,7 +329,9 @@ class Exchanger:
             except Exception as error:
                 if not isinstance(error, PeerError):
                     self.emit(Rejected(doubt.peer, "malformed", "not a ResolveReply"))
-                if not self.alive(doubt.peer):
+                if self.alive(doubt.peer):
+                    last_alive = loop.time()
+                elif loop.time() - last_alive > GONE_S:
                     return
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, 5.0)

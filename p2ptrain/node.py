@@ -15,17 +15,20 @@ import torch
 from torch import Tensor
 
 from p2ptrain.config import RunConfig
-from p2ptrain.errors import PeerError
+from p2ptrain.errors import PeerBusy, PeerError
 from p2ptrain.exchange import Exchanger
 from p2ptrain.graphs import Graph
 from p2ptrain.ports import Compute, PeerId, Transport
 from p2ptrain.seeds import python_random
-from p2ptrain.swarm.membership import Member, Membership
+from p2ptrain.swarm.membership import Membership
+from p2ptrain.swarm.view import Member, State
 from p2ptrain.swarm.state import StateServer, download
 from p2ptrain.telemetry.events import Evaluated, Event, Finished, Merged, Noted, Stepped
 from p2ptrain.training.replica import named_slices
 from p2ptrain.training.trainer import DivergedError, Trainer
 
+TOLD_EVERY_S = 0.05
+"""Small models take thousands of steps a second; not each is worth an event."""
 MERGE_PATIENCE_S = 3600.0
 """How long a node that has finished waits for the others before it merges with those that have too."""
 
@@ -53,6 +56,7 @@ class Node:
     _pick: random.Random = field(init=False)
     _started: float = field(init=False)
     _evaluated: float = field(init=False, default=float("-inf"))
+    _told: float = field(init=False, default=float("-inf"))
     _stepped: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -75,12 +79,16 @@ class Node:
     def finished(self) -> bool:
         return self.draining or self.progress >= 1.0
 
+    def begin(self) -> None:
+        """Training starts now: `run.seconds` count from here."""
+        self._started = self._now()
+
     def rng(self, purpose: str) -> random.Random:
         return python_random(self.run.seed, purpose, self.slot)
 
     def peers(self) -> list[PeerId]:
         """Peers that can be asked for a swap: alive, with weights, neighbours if there is a graph."""
-        return [member.peer for member in self._reachable() if member.state in ("training", "finished")]
+        return [member.peer for member in self._reachable() if member.state in (State.TRAINING, State.FINISHED)]
 
     def pick(self, without: Collection[str] = ()) -> PeerId | None:
         """A random peer, never the last one twice running when there is a choice: on saturated links, fixed pairs lock in."""
@@ -97,7 +105,11 @@ class Node:
         except DivergedError as error:
             self.emit(Noted("error", str(error)))
             loss = float("nan")
-        self.emit(Stepped(self.step, loss, self._now() - started))
+        self.membership.set_state(State.TRAINING, self.step)
+        now = self._now()
+        if now - self._told >= TOLD_EVERY_S or self.finished:
+            self._told = now
+            self.emit(Stepped(self.step, loss, now - started))
         self._stepped.set()
         self._stepped = asyncio.Event()
         if self._now() - self._evaluated >= self.run.evaluate_every:
@@ -126,16 +138,13 @@ class Node:
 
     async def merge(self, restore_variance: bool = False) -> None:
         """Become the mean of all replicas that have finished, the same on every node: once, at the end of the run."""
+        await self._wait_for_others()
         if self.draining:
             return
         await self.settle()
-        self.emit(Finished(self.step))
-        self.membership.set_state("finished", self.step)
-        await self._wait_for_others()
-        await self.settle()
         vectors: list[tuple[PeerId, Tensor]] = [(self.me, await self.state_server.finish())]
         for member in self.membership.view():
-            if member.state in ("finished", "done"):
+            if member.state in (State.FINISHED, State.DONE):
                 try:
                     found = await download(
                         self.transport, [member.peer], self.swarm, self.trainer.replica, self.exchanger.pace
@@ -150,13 +159,26 @@ class Node:
         merged = mean_of(ordered)
         if restore_variance:
             restore(merged, ordered, [where for _, where in named_slices(self.trainer.module)])
-        await self.compute.run(lambda: self.trainer.replica.load(merged))
+        await self.adopt(merged)
         self.emit(Merged(len(vectors)))
 
+    async def adopt(self, vector: Tensor) -> None:
+        """Replace the replica by another vector, (d,), as soon as no swap holds it."""
+        while True:
+            try:
+                await self.compute.run(lambda: self.trainer.replica.load(vector))
+                return
+            except PeerBusy:
+                await asyncio.sleep(0.01)
+
     async def _wait_for_others(self) -> None:
+        """Others may still average with this node while it waits."""
+        await self.settle()
+        self.emit(Finished(self.step))
+        self.membership.set_state(State.FINISHED, self.step)
         try:
             async with asyncio.timeout(MERGE_PATIENCE_S):
-                while any(member.state in ("starting", "training") for member in self.membership.view()):
+                while not self.draining and any(member.state in (State.STARTING, State.TRAINING) for member in self.membership.view()):
                     await self.membership.changed()
         except TimeoutError:
             self.emit(Noted("warning", "merging without those that are still training"))

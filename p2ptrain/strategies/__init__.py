@@ -4,30 +4,17 @@ Each strategy is one file in this folder: one `async def run(self, node)` that r
 world only through `node`, so the same file runs on real machines and in the simulator.
 """
 
-from typing import TYPE_CHECKING, Any, Literal
-
-from pydantic import Field
+from typing import TYPE_CHECKING
 
 from p2ptrain.registry import Component, Registry
+from p2ptrain.training.trainer import Recipe
 
 if TYPE_CHECKING:
     from p2ptrain.node import Node
 
 
-class Strategy(Component):
-    """A way of training together. The fields here say how each node trains on its own; what is None is the task's choice."""
-
-    lr: float | None = Field(None, gt=0)
-    optimizer: str | None = None
-    """Any class of `torch.optim`."""
-    optimizer_options: dict[str, Any] = {}
-    """Passed to the optimizer, e.g. `{momentum: 0.9}`."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """Of the learning rate over the run."""
-    warmup: float = Field(0.0, ge=0, lt=1)
-    """Share of the run over which the learning rate rises from zero."""
-    clip: float | None = Field(None, gt=0)
-    """Largest gradient norm."""
+class Strategy(Recipe, Component):
+    """A way of training together. The fields of `Recipe` say how each node takes its own steps."""
 
     async def run(self, node: "Node") -> None:
         """Train until `node.finished`. Must return soon after; is cancelled when the node drains."""

@@ -161,7 +161,7 @@ class Membership:
             if len(due) > CROWD:
                 num_suspects = sum(known.misses > 0 for known in due)
                 due.sort(key=lambda known: (known.misses == 0, known.heard))
-                due, period_s = due[: num_suspects + max(CROWD // 2, len(due) // 4)], period_s / 2
+                due, period_s = due[: num_suspects + max(CROWD // 2, len(due) // 8)], period_s / 2
             for known in due:
                 self._spawn(self._beat, known)
             await within(period_s * self._rng.uniform(0.8, 1.0), self._beat_now.wait())

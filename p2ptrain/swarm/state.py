@@ -155,7 +155,7 @@ async def download(transport: Transport, donors: Sequence[PeerId], run: str, rep
             try:
                 await _fetch_from(transport, donor, run, replica, pace, missing, result)
             except PeerError as error:
-                reasons.append(f"{donor[:8]} {error.reason}")
+                reasons.append(f"{donor[:8]} {error}")
 
     async with asyncio.TaskGroup() as group:
         for _ in range(min(MAX_DONORS, len(reserve))):

@@ -26,6 +26,7 @@ class State(enum.StrEnum):
     TRAINING = "training"
     FINISHED = "finished"
     LEAVING = "leaving"
+    DONE = "done"
 
 
 @dataclass(frozen=True)
