@@ -1,6 +1,6 @@
 """The daemon: puts one node together, runs it, and takes it down again.
 
-    identity, TLS, gRPC server  ->  DHT, membership  ->  replica, trainer  ->  exchanges  ->  strategy
+identity, TLS, gRPC server  ->  DHT, membership  ->  replica, trainer  ->  exchanges  ->  strategy
 """
 
 import asyncio
@@ -259,9 +259,7 @@ class Daemon:
         self.node.rng(f"donors-{time.time_ns()}").shuffle(order)
         started = time.monotonic()
         try:
-            found = await download(
-                self.transport, order, self.file.name, self.trainer.replica, self.exchanger.pace
-            )
+            found = await download(self.transport, order, self.file.name, self.trainer.replica, self.exchanger.pace)
         except PeerError as error:
             self.emit(Noted("warning", f"cannot get the swarm's weights yet: {error}"))
             return False
@@ -314,8 +312,7 @@ class Daemon:
         """Settle what is under way, say goodbye, leave the final state on disk."""
         with suppress(TimeoutError):
             async with asyncio.timeout(STOP_TIMEOUT_S):
-                while self.exchanger.in_doubt:
-                    await asyncio.sleep(0.05)
+                await self.exchanger.settled()
         await self.membership.leave()
         await self.node.settle()
         if self._has_weights:

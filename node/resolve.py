@@ -28,9 +28,7 @@ def check(topology: Topology) -> None:
     run = topology.run
     devices.pick(topology.node.get("device", "auto"))
     splits.examples(run.task.labels(), run.data, run.data.shards or topology.num_nodes, 0, run.seed)
-    make_optimizer(
-        torch.nn.Linear(1, 1), run.strategy.optimizer or run.task.optimizer, 0.1, run.strategy.options
-    )
+    make_optimizer(torch.nn.Linear(1, 1), run.strategy.optimizer or run.task.optimizer, 0.1, run.strategy.options)
 
 
 def prepare(out: Path) -> None:

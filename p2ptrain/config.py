@@ -1,9 +1,10 @@
-"""What a person writes: a topology file (a whole swarm) or a node file (one daemon). Strict models, errors with line and key.
+"""What a person writes: a topology file (a whole swarm) or a node file (one daemon). Strict models, errors with line
+and key.
 
-    RunConfig      what the swarm agrees on: task, strategy, codec, aggregator, length, data
-    NodeConfig     what is one machine's own: name, address, key, folder, device
-    NodeFile       run + graph + node: what `p2ptrain node --config` reads
-    Topology       run + graph + a list of nodes + what must hold: what `p2ptrain up` reads
+RunConfig      what the swarm agrees on: task, strategy, codec, aggregator, length, data
+NodeConfig     what is one machine's own: name, address, key, folder, device
+NodeFile       run + graph + node: what `p2ptrain node --config` reads
+Topology       run + graph + a list of nodes + what must hold: what `p2ptrain up` reads
 """
 
 import operator
@@ -27,10 +28,9 @@ from pydantic import (
 from p2ptrain import aggregators, codecs, graphs, strategies
 from p2ptrain.errors import ConfigError
 from p2ptrain.registry import explain
+from p2ptrain.swarm.records import NAME
 from p2ptrain.training import devices, tasks
 from p2ptrain.training.splits import Data
-
-NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
 
 class Strict(BaseModel):
@@ -141,7 +141,7 @@ class Topology(Strict):
     run: RunConfig
     graph: Annotated[SerializeAsAny[graphs.Graph] | None, BeforeValidator(graphs.parse)] = None
     """Who talks to whom; None: everyone to everyone."""
-    nodes: tuple[NodeGroup, ...] = (NodeGroup(count=4),)
+    nodes: tuple[NodeGroup, ...] = (NodeGroup.model_validate({"count": 4}),)
     node: dict[str, Any] = {}
     """Settings of `NodeConfig` for every node, e.g. `heartbeat: 1`."""
     expect: dict[Literal["accuracy", "loss", "consensus", "alive"], Expectation] = {}
@@ -180,7 +180,7 @@ class NodeFile(Strict):
     name: str = Field("swarm", pattern=NAME)
     run: RunConfig
     graph: Annotated[SerializeAsAny[graphs.Graph] | None, BeforeValidator(graphs.parse)] = None
-    node: NodeConfig = NodeConfig()
+    node: NodeConfig = Field(default_factory=lambda: NodeConfig.model_validate({}))
 
 
 M = TypeVar("M", bound=BaseModel)
@@ -196,7 +196,7 @@ def load(path: Path, model: type[M], overrides: dict[str, Any] | None = None) ->
         raise ConfigError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
     try:
         value = yaml.safe_load(text)
-        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+        tree: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}:{mark.line + 1}" if mark else str(path)
@@ -238,7 +238,7 @@ def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
 
 def _line(node: yaml.Node | None, loc: tuple[int | str, ...]) -> int:
     """The line of the deepest part of `loc` that stands in the file."""
-    line = 1 if node is None else node.start_mark.line + 1
+    line = 1
     for part in loc:
         if isinstance(node, yaml.MappingNode):
             found = [(key, value) for key, value in node.value if key.value == str(part)]
@@ -246,6 +246,5 @@ def _line(node: yaml.Node | None, loc: tuple[int | str, ...]) -> int:
                 break
             line, node = found[0][0].start_mark.line + 1, found[0][1]
         elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line + 1
+            line, node = node.value[part].start_mark.line + 1, node.value[part]
     return line

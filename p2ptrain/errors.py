@@ -25,8 +25,8 @@ class CheckpointError(P2PTrainError):
 class PeerError(P2PTrainError):
     """A peer failed, misbehaved or is unreachable.
 
-    `reason` is a short slug from a fixed set (`deadline`, `unreachable`, `malformed`, `not-finite`, `wrong-model`, ...):
-    it is what gets counted; `detail` is for the log.
+    `reason` is a short slug from a fixed set (`deadline`, `unreachable`, `malformed`, `not-finite`, `wrong-model`,
+    ...): it is what gets counted; `detail` is for the log.
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:

@@ -1,11 +1,12 @@
 """The one pipeline of a pairwise swap: snapshot, encode, send, receive, decode, screen, combine, correct.
 
-Each side ends with `own + combine(sent, received) - sent`, where `sent` is its own vector as the other side decoded it. So the
-two corrections cancel, whatever the codec loses, and the sum of the replicas changes only by training.
+Each side ends with `own + combine(sent, received) - sent`, where `sent` is its own vector as the other side decoded
+it. So the two corrections cancel, whatever the codec loses, and the sum of the replicas changes only by training.
 
-Both sides apply a swap or neither does. The initiator decides: once it has the responder's whole vector and its `Ready`, it
-commits, and remembers that. A responder that never hears the decision is in doubt: it sets its correction aside, goes
-on, and asks until it gets an answer; corrections commute with everything else, so a late one is as good as a prompt one.
+Both sides apply a swap or neither does. The initiator decides: once it has the responder's whole vector and its
+`Ready`, it commits, and remembers that. A responder that never hears the decision is in doubt: it sets its correction
+aside, goes on, and asks until it gets an answer; corrections commute with everything else, so a late one is as good
+as a prompt one.
 """
 
 import asyncio
@@ -60,6 +61,8 @@ class _Tally:
     squared_norm: float = 0.0
     applied: bool = False
     """The swap counts, whatever happens to the stream from now on."""
+    refused: bool = False
+    """The swap never began: the caller was told why, and may hang up before the stream has ended."""
 
     @property
     def distance(self) -> float:
@@ -107,20 +110,23 @@ class Exchanger:
         """Average with `peer`. Raises `PeerBusy` when either side is in another swap, and `PeerError` when the swap
         came to nothing on both sides."""
         exchange = self.rng.randbytes(16)
-        async with self._account(peer, initiated=True) as tally, self._lease() as lease:
-            async with self.transport.stream(peer, SWAP, SWAP_TIMEOUT_S) as stream:
-                mine = self._open(exchange, seed=self.rng.getrandbits(63))
-                await self._send(stream, SwapMessage(open=mine), tally)
-                theirs = await self._expect(stream, "open", tally)
-                self._check(theirs.open, mine.chunk_size)
-                await self._transfer(stream, lease, mine, tally, follow=False)
-                await self._expect(stream, "ready", tally)
-                self._decide(exchange)
-                self.replica.commit(lease)
-                tally.applied = True
-                with suppress(PeerError):  # the swap counts; a responder that did not hear so will ask
-                    await self._send(stream, SwapMessage(commit=Commit()), tally)
-                    await self._expect(stream, "done", tally)
+        async with (
+            self._account(peer, initiated=True) as tally,
+            self._lease() as lease,
+            self.transport.stream(peer, SWAP, SWAP_TIMEOUT_S) as stream,
+        ):
+            mine = self._open(exchange, seed=self.rng.getrandbits(63))
+            await self._send(stream, SwapMessage(open=mine), tally)
+            theirs = await self._expect(stream, "open", tally)
+            self._check(theirs.open, mine.chunk_size)
+            await self._transfer(stream, lease, mine, tally, follow=False)
+            await self._expect(stream, "ready", tally)
+            self._decide(exchange)
+            self.replica.commit(lease)
+            tally.applied = True
+            with suppress(PeerError):  # the swap counts; a responder that did not hear so will ask
+                await self._send(stream, SwapMessage(commit=Commit()), tally)
+                await self._expect(stream, "done", tally)
 
     async def settle_doubts(self) -> None:
         """Runs beside the node: asks the initiators of swaps in doubt what became of them."""
@@ -130,10 +136,11 @@ class Exchanger:
                 await self._settle(doubt)
             finally:
                 self._num_doubts -= 1
+                self._doubts.task_done()
 
-    @property
-    def in_doubt(self) -> int:
-        return self._num_doubts
+    async def settled(self) -> None:
+        """Returns once no swap is in doubt."""
+        await self._doubts.join()
 
     async def _respond(self, stream: Stream) -> None:
         """The responder's side of `swap`."""
@@ -149,6 +156,7 @@ class Exchanger:
                 raise
 
     async def _refuse(self, stream: Stream, why: PeerError, tally: _Tally) -> None:
+        tally.refused = True
         with suppress(PeerError):  # the peer need not be told
             await self._send(stream, SwapMessage(refuse=Refuse(reason=why.reason, detail=why.detail)), tally)
 
@@ -174,7 +182,8 @@ class Exchanger:
     async def _transfer(self, stream: Stream, lease: Lease, mine: Open, tally: _Tally, follow: bool) -> None:
         """Send and receive all chunks at once, mixing each as soon as both sides' are there.
 
-        With a codec that chooses coordinates, the responder (`follow`) answers each chunk on the initiator's coordinates."""
+        With a codec that chooses coordinates, the responder (`follow`) answers each chunk on the initiator's
+        coordinates."""
         chunks = list(_chunks(lease.own.numel(), mine.chunk_size))
         follow = follow and self.codec.uses_memory
         sent: asyncio.Queue[Packet] = asyncio.Queue(WINDOW)
@@ -349,7 +358,9 @@ class Exchanger:
         self.replica.commit(lease)
         tally = doubt.tally
         self.emit(
-            Exchanged(doubt.peer, tally.bytes_sent, tally.bytes_received, doubt.seconds, tally.distance, initiated=False)
+            Exchanged(
+                doubt.peer, tally.bytes_sent, tally.bytes_received, doubt.seconds, tally.distance, initiated=False
+            )
         )
 
     @asynccontextmanager
@@ -378,7 +389,7 @@ class Exchanger:
                 self.emit(Rejected(peer, error.reason, error.detail))
             raise
         except asyncio.CancelledError:  # the other side hung up: at once after the last message, or in the middle
-            if not tally.applied:
+            if not tally.applied and not tally.refused:
                 self.emit(Failed(peer, "closed", initiated))
             raise
         finally:

@@ -1,9 +1,9 @@
 """What a strategy sees of the world: this node's model, its peers, and a few verbs.
 
-    me, name, slot, step, progress, finished      where we are
-    peers(), pick()                               whom to talk to
-    train(), swap(), merge(), reached()           what to do
-    rng(), emit()                                 chance and telemetry
+me, name, slot, step, progress, finished      where we are
+peers(), pick()                               whom to talk to
+train(), swap(), merge(), reached()           what to do
+rng(), emit()                                 chance and telemetry
 """
 
 import asyncio
@@ -21,8 +21,8 @@ from p2ptrain.graphs import Graph
 from p2ptrain.ports import Compute, PeerId, Transport
 from p2ptrain.seeds import python_random
 from p2ptrain.swarm.membership import Membership
-from p2ptrain.swarm.view import Member, State
 from p2ptrain.swarm.state import StateServer, download
+from p2ptrain.swarm.view import Member, State
 from p2ptrain.telemetry.events import Evaluated, Event, Finished, Merged, Noted, Stepped
 from p2ptrain.training.replica import named_slices
 from p2ptrain.training.trainer import DivergedError, Trainer
@@ -91,7 +91,8 @@ class Node:
         return [member.peer for member in self._reachable() if member.state in (State.TRAINING, State.FINISHED)]
 
     def pick(self, without: Collection[str] = ()) -> PeerId | None:
-        """A random peer, never the last one twice running when there is a choice: on saturated links, fixed pairs lock in."""
+        """A random peer, never the last one twice running when there is a choice: on saturated links, fixed pairs
+        lock in."""
         candidates = [peer for peer in self.peers() if peer not in without]
         fresh = [peer for peer in candidates if peer != self._last_partner]
         return self._pick.choice(fresh or candidates) if candidates else None
@@ -178,7 +179,9 @@ class Node:
         self.membership.set_state(State.FINISHED, self.step)
         try:
             async with asyncio.timeout(MERGE_PATIENCE_S):
-                while not self.draining and any(member.state in (State.STARTING, State.TRAINING) for member in self.membership.view()):
+                while not self.draining and any(
+                    member.state in (State.STARTING, State.TRAINING) for member in self.membership.view()
+                ):
                     await self.membership.changed()
         except TimeoutError:
             self.emit(Noted("warning", "merging without those that are still training"))
@@ -203,9 +206,9 @@ def mean_of(vectors: list[Tensor]) -> Tensor:
 
 
 def restore(mean: Tensor, vectors: list[Tensor], tensors: list[slice]) -> None:
-    """Variance-corrected averaging, in place: averaging k uncorrelated models divides each tensor's variance by up to k,
-    so each tensor of the mean is stretched about its own mean back to the average variance of the models.
-    The factor is clipped to [1, sqrt k]; for models that agree it is 1."""
+    """Variance-corrected averaging, in place: averaging k uncorrelated models divides each tensor's variance by up to
+    k, so each tensor of the mean is stretched about its own mean back to the average variance of the models. The
+    factor is clipped to [1, sqrt k]; for models that agree it is 1."""
     for where in tensors:
         if where.stop - where.start < 2:
             continue

@@ -1,10 +1,10 @@
 """The ports: what a node needs from the world. Each has a real implementation and a simulated twin.
 
-    port        real                                        simulated
-    Transport   grpc.aio over TLS (network.transport)       in-memory links (simulation.links)
-    Directory   hivemind's DHT (network.dht)                the world's table, delayed and stale
-    Compute     one worker thread (training.compute)        inline, charged in virtual seconds
-    Sink        JSON lines, the launcher's pipe, a list     a list
+port        real                                        simulated
+Transport   grpc.aio over TLS (network.transport)       in-memory links (simulation.links)
+Directory   hivemind's DHT (network.dht)                the world's table, delayed and stale
+Compute     one worker thread (training.compute)        inline, charged in virtual seconds
+Sink        JSON lines, the launcher's pipe, a list     a list
 """
 
 from collections.abc import Awaitable, Callable
@@ -22,7 +22,8 @@ Bytes = bytes | bytearray | memoryview
 
 
 class Stream(Protocol):
-    """One bidirectional call in progress, seen from either end. Everything raises `PeerError` when the other side is gone."""
+    """One bidirectional call in progress, seen from either end. Everything raises `PeerError` when the other side is
+    gone."""
 
     peer: PeerId
 

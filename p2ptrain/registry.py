@@ -75,7 +75,8 @@ class Registry(Generic[C]):
             raise ConfigError(f"{self.kind} {name!r}: {explain(error)}") from None
 
     def parse(self, value: Any) -> Any:
-        """For pydantic fields: a name, `{name: ..., option: ...}` or an instance. Other values are left for pydantic to refuse."""
+        """For pydantic fields: a name, `{name: ..., option: ...}` or an instance. Other values are left for pydantic
+        to refuse."""
         try:
             if isinstance(value, str):
                 return self.make(value)

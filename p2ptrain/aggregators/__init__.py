@@ -14,8 +14,8 @@ class Aggregator(Component):
     """(own (d,), received (m, d)) -> (d,), pure."""
 
     elementwise: ClassVar[bool] = False
-    """True when each coordinate of the result depends on that coordinate alone: such rules combine chunk by chunk while a
-    swap streams; others wait for the whole vector."""
+    """True when each coordinate of the result depends on that coordinate alone: such rules combine chunk by chunk
+    while a swap streams; others wait for the whole vector."""
 
     def __call__(self, own: Tensor, received: Tensor) -> Tensor:
         raise NotImplementedError

@@ -18,7 +18,8 @@ Edge = tuple[int, int]
 
 
 class Graph(Component):
-    """An undirected, connected graph. `rates` are exchanges per unit time, one per edge in the order of `edges`; default 1 each."""
+    """An undirected, connected graph. `rates` are exchanges per unit time, one per edge in the order of `edges`;
+    default 1 each."""
 
     def build(self) -> "networkx.Graph":
         """The graph on vertices 0..n-1."""

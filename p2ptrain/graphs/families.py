@@ -112,7 +112,7 @@ class Edges(Graph):
         return self
 
     def model_post_init(self, context: Any) -> None:
-        self.__dict__["edges"] = list(self.edges_)
+        vars(self)["edges"] = list(self.edges_)
 
     def build(self) -> "networkx.Graph":
         return _networkx().Graph(list(self.edges_))

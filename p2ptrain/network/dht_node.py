@@ -5,7 +5,7 @@ import contextlib
 import ipaddress
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ class DhtNode:
                 nat_port_map=not ipaddress.ip_address(listen.split("/")[2]).is_loopback,
                 startup_timeout=START_S_MAX,
             )
-            return cls(await DHTNode.create(p2p=p2p, record_validator=gate))
+            return cls(await DHTNode.create(p2p=p2p, record_validator=gate))  # type: ignore[arg-type]
         except BaseException as error:
             for p2p in started:
                 await _end(p2p)
@@ -135,8 +135,8 @@ class DhtNode:
 class Gate:
     """Decides which records a DHT node stores and believes: those of members of its own swarm, under their own ids.
 
-    Without it a stranger could replace a member's record by nonsense that lives longer. Only what does not depend on the
-    time is checked: one record that looks expired to this node must not spoil the whole reply that it came in."""
+    Without it a stranger could replace a member's record by nonsense that lives longer. Only what does not depend on
+    the time is checked: one record that looks expired to this node must not spoil the whole reply that it came in."""
 
     def __init__(self, swarm: str, key: str | None) -> None:
         self._swarm, self._key = swarm, key

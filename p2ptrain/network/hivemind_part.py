@@ -1,6 +1,7 @@
 """The part of hivemind that p2ptrain uses, without the rest of it.
 
-`import hivemind` brings its averager, its optimizer and its expert servers: 52 MB and two seconds. We need its DHT: 7 MB.
+`import hivemind` brings its averager, its optimizer and its expert servers: 52 MB and two seconds. We need its DHT: 7
+MB.
 """
 
 import importlib
@@ -21,9 +22,9 @@ from p2ptrain.errors import ConfigError
 def load() -> types.ModuleType:
     """`hivemind.dht.node`, loaded without running `hivemind/__init__.py`.
 
-    Importing a submodule runs its package's `__init__` first, unless the package is in `sys.modules` already. So a module
-    goes there that knows where the package lies, and that runs the real `__init__` in itself when somebody asks for what
-    only that defines: user code that says `import hivemind` gets the whole of it, later."""
+    Importing a submodule runs its package's `__init__` first, unless the package is in `sys.modules` already. So a
+    module goes there that knows where the package lies, and that runs the real `__init__` in itself when somebody
+    asks for what only that defines: user code that says `import hivemind` gets the whole of it, later."""
     warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"hivemind\.")  # also while it runs
     if "hivemind" in sys.modules:
         return importlib.import_module("hivemind.dht.node")

@@ -5,9 +5,8 @@ import binascii
 import re
 from dataclasses import dataclass
 
-from p2ptrain.config import NAME
 from p2ptrain.errors import ConfigError
-from p2ptrain.swarm.records import is_address
+from p2ptrain.swarm.records import NAME, is_address
 
 SCHEME = "p2ptrain://"
 ADDRESSES_MAX = 8

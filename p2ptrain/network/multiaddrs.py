@@ -1,4 +1,5 @@
-"""Addresses of DHT nodes as people write them: `/ip4/10.0.0.1/tcp/7001/p2p/12D3KooW...`. Checked before they are used."""
+"""Addresses of DHT nodes as people write them: `/ip4/10.0.0.1/tcp/7001/p2p/12D3KooW...`. Checked before they are
+used."""
 
 import difflib
 import ipaddress

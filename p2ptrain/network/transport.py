@@ -39,6 +39,7 @@ _CHANNEL_OPTIONS = [
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
 ]
+_EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined]
 _MAX_CONCURRENT_CALLS = 256
 _PEER_HEADER = "p2ptrain-peer"
 
@@ -58,7 +59,9 @@ class Security(Protocol):
 
     def server(self) -> grpc.ServerCredentials | None: ...
 
-    def to_peer(self, peer: PeerId, certificate: bytes) -> tuple[grpc.ChannelCredentials | None, list[tuple[str, Any]]]: ...
+    def to_peer(
+        self, peer: PeerId, certificate_der: bytes
+    ) -> tuple[grpc.ChannelCredentials | None, list[tuple[str, Any]]]: ...
 
     def to_anyone(self) -> tuple[grpc.ChannelCredentials | None, list[tuple[str, Any]]]: ...
 
@@ -71,7 +74,7 @@ class Cleartext:
     def server(self) -> None:
         return None
 
-    def to_peer(self, peer: PeerId, certificate: bytes) -> tuple[None, list[tuple[str, Any]]]:
+    def to_peer(self, peer: PeerId, certificate_der: bytes) -> tuple[None, list[tuple[str, Any]]]:
         return None, []
 
     def to_anyone(self) -> tuple[None, list[tuple[str, Any]]]:
@@ -82,7 +85,8 @@ class Cleartext:
 
 
 class GrpcTransport:
-    """Serves and calls; see `ports.Transport`. `rejected` hears of callers (socket address, why) that were turned away."""
+    """Serves and calls; see `ports.Transport`. `rejected` hears of callers (socket address, why) that were turned
+    away."""
 
     def __init__(self, me: PeerId, security: Security, rejected: Callable[[str, PeerError], None]) -> None:
         self._me = me
@@ -96,7 +100,8 @@ class GrpcTransport:
         self._encrypted = False
 
     async def start(self, listen: str) -> str:
-        """Listen on host:port (port 0: a free one); the address bound. Raises `ConfigError` when that cannot be done."""
+        """Listen on host:port (port 0: a free one); the address bound. Raises `ConfigError` when that cannot be
+        done."""
         self._server = grpc.aio.server(options=_SERVER_OPTIONS, maximum_concurrent_rpcs=_MAX_CONCURRENT_CALLS)
         self._server.add_generic_rpc_handlers((_Methods(self._methods),))
         credentials = self._security.server()
@@ -107,7 +112,9 @@ class GrpcTransport:
             else:
                 port = self._server.add_secure_port(listen, credentials)
         except RuntimeError:
-            raise ConfigError(f"listen: {listen} cannot be bound: the port is in use or the address is not ours") from None
+            raise ConfigError(
+                f"listen: {listen} cannot be bound: the port is in use or the address is not ours"
+            ) from None
         await self._server.start()
         return f"{listen.rpartition(':')[0]}:{port}"
 
@@ -203,7 +210,7 @@ class GrpcTransport:
 
     def _identify(self, context: grpc.aio.ServicerContext[Any, Any]) -> PeerId:
         """What the caller's certificate proves; without TLS, what the caller says."""
-        pem = (context.auth_context() or {}).get("x509_pem_cert")
+        pem = list((context.auth_context() or {}).get("x509_pem_cert", ()))
         if pem:
             return self._security.authenticate(pem[0])
         if self._encrypted:
@@ -251,7 +258,7 @@ class _ClientStream:
 
     async def receive(self) -> Bytes:
         message = await self._call.read()
-        if message is grpc.aio.EOF:
+        if message is _EOF:
             await self._raise_status()
         return message
 
@@ -282,12 +289,14 @@ class _ServerStream:
             if type(error).__name__ in ("ExecuteBatchError", "InternalError"):
                 raise PeerError("closed", str(error)[:200]) from None
             raise
-        if message is grpc.aio.EOF:
+        if message is _EOF:
             raise PeerError("closed", "the peer ended the call")
         return message
 
 
-def _open(address: str, credentials: grpc.ChannelCredentials | None, options: list[tuple[str, Any]]) -> grpc.aio.Channel:
+def _open(
+    address: str, credentials: grpc.ChannelCredentials | None, options: list[tuple[str, Any]]
+) -> grpc.aio.Channel:
     if credentials is None:
         return grpc.aio.insecure_channel(address, options=[*_CHANNEL_OPTIONS, *options])
     return grpc.aio.secure_channel(address, credentials, options=[*_CHANNEL_OPTIONS, *options])

@@ -1,7 +1,7 @@
 """Strategies decide when to compute, whom to talk to, and how to mix what comes back.
 
-Each strategy is one file in this folder: one `async def run(self, node)` that reads like the paper's pseudo-code. It sees the
-world only through `node`, so the same file runs on real machines and in the simulator.
+Each strategy is one file in this folder: one `async def run(self, node)` that reads like the paper's pseudo-code. It
+sees the world only through `node`, so the same file runs on real machines and in the simulator.
 """
 
 from typing import TYPE_CHECKING

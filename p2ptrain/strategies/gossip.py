@@ -1,7 +1,7 @@
 """Asynchronous pairwise gossip: AD-PSGD (Lian et al. 2018, arXiv:1710.06952, Algorithm 1).
 
-Training and gossip run beside each other and never wait for one another. A gossip event averages this node's replica with
-one random peer's; gradients are computed on the replica as it was and applied to the replica as it is.
+Training and gossip run beside each other and never wait for one another. A gossip event averages this node's replica
+with one random peer's; gradients are computed on the replica as it was and applied to the replica as it is.
 """
 
 import asyncio
@@ -29,7 +29,8 @@ class Gossip(Strategy):
     gossip_steps: int = Field(1, gt=0, le=64)
     """Pairwise averagings per gossip event (multiple gossip steps, MGS)."""
     merge: Literal["none", "mean", "variance-corrected"] = "mean"
-    """At the end of the run every node takes the mean of all replicas, optionally with each tensor's variance restored."""
+    """At the end of the run every node takes the mean of all replicas, optionally with each tensor's variance
+    restored."""
 
     async def run(self, node: "Node") -> None:
         async with asyncio.TaskGroup() as group:

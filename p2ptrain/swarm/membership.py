@@ -29,6 +29,8 @@ PEERS = "/p2ptrain.v1.Membership/Peers"
 CALLS_MAX = 64
 CROWD = 32
 """So many peers are all called in every heartbeat."""
+EXCHANGES_MAX = 4
+"""So many at a time; when many join at once, all views differ for a moment."""
 LOOKUP_S_MAX = 10.0
 
 
@@ -60,6 +62,7 @@ class Membership:
         self._doors = Doors(self, settings.bootstrap, settings.heartbeat_s, emit)
         self._group: asyncio.TaskGroup | None = None
         self._calls, self._courtships = asyncio.Semaphore(CALLS_MAX), asyncio.Semaphore(CALLS_MAX)
+        self._num_exchanges = 0
         self._change, self._beat_now = asyncio.Event(), asyncio.Event()
         transport.serve(HEARTBEAT, self._on_heartbeat)
         transport.serve(PEERS, self._on_peers)
@@ -179,8 +182,12 @@ class Membership:
                     heard = await self._call(known)
         finally:
             known.calling = False
-        if heard is not None and heard.digest != self._view.digest:
-            await self._exchange(known, heard.digest)
+        if heard is not None and heard.digest != self._view.digest and self._num_exchanges < EXCHANGES_MAX:
+            self._num_exchanges += 1
+            try:
+                await self._exchange(known, heard.digest)
+            finally:
+                self._num_exchanges -= 1
 
     async def _call(self, known: Known) -> Heard | None:
         peer, sent = known.record.peer, _now()

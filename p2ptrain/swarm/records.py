@@ -28,6 +28,8 @@ CERTIFICATE_BYTES_MAX = 2048
 ADDRESSES_MAX = 8
 ADDRESS_LENGTH_MAX = 255
 NAME_LENGTH_MAX = 64
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+"""What runs and nodes may be called: it becomes a part of file names and invites."""
 SLOT_MAX = (1 << 20) - 1
 AHEAD_S_MAX = 3600.0
 

@@ -1,7 +1,8 @@
 """How a newcomer gets the swarm's weights: hashed chunks of frozen snapshots, from several donors at once.
 
-In gossip the donors' replicas differ a little, so a vector put together from several is, coordinate by coordinate, one of
-theirs: as close to the swarm's mean as they are. A donor that fails is replaced, and what it gave already stays.
+In gossip the donors' replicas differ a little, so a vector put together from several is, coordinate by coordinate,
+one of theirs: as close to the swarm's mean as they are. A donor that fails is replaced, and what it gave already
+stays.
 """
 
 import asyncio

@@ -101,19 +101,22 @@ class Replica:
     def absorb(self) -> None:
         """Take committed corrections into `flat`: after `backward`, before `optimizer.step` (as AD-PSGD does)."""
         with self._lock:
-            if self._ahead:
-                parameters = self.num_parameters
-                self.flat[:parameters].copy_(self._published[:parameters], non_blocking=True)
-                moved = self._published[parameters:].to(self.device) - self._base_buffers
-                self.flat[parameters:].add_(moved)
-                self._ahead = False
-            if self._pending:
-                # The snapshot is of no further use, so the correction is computed in the spare's place.
-                self._spare.sub_(self._published)
-                self.flat.add_(self._spare.to(self.device))
-                self._pending = False
-                self._stale = True
+            self._take_in()
             self._behind = True
+
+    def _take_in(self) -> None:
+        if self._ahead:
+            parameters = self.num_parameters
+            self.flat[:parameters].copy_(self._published[:parameters], non_blocking=True)
+            moved = self._published[parameters:].to(self.device) - self._base_buffers
+            self.flat[parameters:].add_(moved)
+            self._ahead = False
+        if self._pending:
+            # The snapshot is of no further use, so the correction is computed in the spare's place.
+            self._spare.sub_(self._published)
+            self.flat.add_(self._spare.to(self.device))
+            self._pending = False
+            self._stale = True
 
     def publish(self) -> None:
         """Make the model's current values the snapshot, unless an exchange holds it: after `optimizer.step`."""
@@ -127,8 +130,13 @@ class Replica:
 
     def settle(self) -> None:
         """A step boundary without a step."""
-        self.absorb()
-        self.publish()
+        with self._lock:
+            # Only corrections have come since the last step, and the snapshot holds them: nothing is to be published.
+            same = not self._behind and not self._pending and self.num_parameters == self.size
+            self._take_in()
+            self._behind = not same
+        if not same:
+            self.publish()
 
     def load(self, vector: Tensor) -> None:
         """Start from another vector, (d,): a checkpoint or a donor's state. No exchange may be under way."""
