@@ -20,6 +20,7 @@ from p2ptrain.errors import ConfigError, PeerError
 from p2ptrain.exchange import Exchanger
 from p2ptrain.network.dht import DhtDirectory
 from p2ptrain.network.identity import Identity
+from p2ptrain.network.multiaddrs import split_bootstrap
 from p2ptrain.network.tls import Credentials
 from p2ptrain.network.transport import Cleartext, GrpcTransport
 from p2ptrain.node import Node
@@ -68,6 +69,8 @@ class Daemon:
         self._stopping = asyncio.Event()
         self._has_weights = False
         self._orphan = False
+        self._is_warm = False
+        self._warming = asyncio.Lock()
 
     def stop(self, number: int) -> None:
         """A second signal ends the process at once."""
@@ -108,7 +111,7 @@ class Daemon:
             )
             return seal(record, self.file.name, config.key, identity.public_key, identity.sign)
 
-        hosts = tuple(item for item in config.bootstrap if not item.startswith("/"))
+        hosts = tuple(split_bootstrap(config.bootstrap)[0])
         settings = Settings(identity.peer, self.file.name, config.key, config.heartbeat, hosts)
         self.membership = Membership(
             self.transport, self.directory, make_record, settings,
@@ -124,7 +127,7 @@ class Daemon:
             rng=rng("exchange"),
             alive=lambda peer: self.membership.find(peer) is not None,
             step=lambda: self.trainer.steps,
-            ready=lambda: self._has_weights and not self._orphan,
+            ready=lambda: self._has_weights and not self._orphan and self._is_warm,
         )
         state_server = StateServer(
             self.transport, self.trainer.replica, self.file.name, rng("state"),
@@ -145,7 +148,7 @@ class Daemon:
 
     async def _start_directory(self, announced: tuple[str, ...], stack: AsyncExitStack) -> DhtDirectory | None:
         config = self.config
-        multiaddrs = [item for item in config.bootstrap if item.startswith("/")]
+        multiaddrs = split_bootstrap(config.bootstrap)[1]
         if not config.dht:
             if multiaddrs:
                 raise ConfigError(f"node.bootstrap: {multiaddrs[0]} is a DHT address, but node.dht is off")
@@ -234,13 +237,15 @@ class Daemon:
         """The swarm's weights if it has any: a newcomer must not drag it back to a random start."""
         if self.config.bootstrap:
             await self._look_around()
-        self._orphan = bool(self.config.bootstrap) and self.membership.alone
+        self._orphan = self.membership.alone
         wait_s = 0.5
         while donors := self._donors():
             if await self._fetch(donors):
                 break
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, 10.0)
+        if not self.membership.alone:
+            await self._warm()
         self._has_weights = True
 
     async def _look_around(self) -> None:
@@ -282,7 +287,14 @@ class Daemon:
         """Compile or load what swaps need before the first one; a node alone does not pay for it."""
         while self.membership.alone:
             await self.membership.changed()
-        await asyncio.to_thread(self.run_config.codec.warm)
+        await self._warm()
+
+    async def _warm(self) -> None:
+        """Until it is done no swap begins: one that needs what another thread just imports would stop the event loop."""
+        async with self._warming:
+            if not self._is_warm:
+                await asyncio.to_thread(self.run_config.codec.warm)
+            self._is_warm = True
 
     async def _introduce_dht_nodes(self, directory: DhtDirectory) -> None:
         while True:

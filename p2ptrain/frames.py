@@ -1,7 +1,7 @@
 """The messages of a swap as bytes, wire-compatible with `protos/p2ptrain/v1/exchange.proto`.
 
 Small messages go through protobuf. A `Chunk` carries up to a mebibyte of payload and is framed by hand, so that the
-payload is copied once on the way out and not at all on the way in.
+payload is copied once on the way out and not at all on the way in; padding lets it start where floats may.
 """
 
 from dataclasses import dataclass
@@ -16,6 +16,8 @@ MAX_FRAME_BYTES = 5 << 20
 _CHUNK_TAG = 0x12  # SwapMessage.chunk: field 2, length-delimited
 _INDEX_TAG = 0x08  # Chunk.index: field 1, varint
 _PAYLOAD_TAG = 0x12  # Chunk.payload: field 2, length-delimited
+_PADDING_TAG = 0x1A  # Chunk.padding: field 3, length-delimited
+_ALIGNMENT = 8
 
 
 @dataclass(frozen=True)
@@ -27,16 +29,20 @@ class ChunkFrame:
 
 
 def encode_chunk(index: int, payload: Bytes) -> bytes:
-    """`SwapMessage(chunk=Chunk(index, payload))`, serialised."""
-    inner = bytearray()
-    if index:  # protobuf leaves zeros out
-        inner.append(_INDEX_TAG)
-        _put_varint(inner, index)
-    inner.append(_PAYLOAD_TAG)
-    _put_varint(inner, len(payload))
-    outer = bytearray([_CHUNK_TAG])
-    _put_varint(outer, len(inner) + len(payload))
-    return b"".join((outer, inner, payload))
+    """`SwapMessage(chunk=Chunk(index, payload, padding))`, serialised."""
+    headers = (_chunk_header(index, len(payload), padding) for padding in range(_ALIGNMENT))
+    header = next(header for header in headers if len(header) % _ALIGNMENT == 0)
+    return b"".join((header, payload))
+
+
+def _chunk_header(index: int, payload_length: int, padding: int) -> bytearray:
+    inner = bytearray([_INDEX_TAG])
+    _put_varint(inner, index)
+    inner += bytes([_PADDING_TAG, padding, *bytes(padding), _PAYLOAD_TAG])
+    _put_varint(inner, payload_length)
+    header = bytearray([_CHUNK_TAG])
+    _put_varint(header, len(inner) + payload_length)
+    return header + inner
 
 
 def decode(message: Bytes) -> ChunkFrame | SwapMessage:
@@ -62,16 +68,20 @@ def decode(message: Bytes) -> ChunkFrame | SwapMessage:
 
 
 def _decode_chunk(view: memoryview) -> ChunkFrame | None:
-    """The layout that `encode_chunk` writes, which is protobuf's canonical one; None for any other."""
+    """Fields in any order, the payload last, as `encode_chunk` writes them. None for any other layout."""
     try:
         length, at = _varint(view, 1)
         if at + length != len(view):
             return None
         index = 0
-        if view[at] == _INDEX_TAG:
-            index, at = _varint(view, at + 1)
-        if at == len(view) or view[at] != _PAYLOAD_TAG:
-            return None
+        while (tag := view[at]) != _PAYLOAD_TAG:
+            value, at = _varint(view, at + 1)
+            if tag == _INDEX_TAG:
+                index = value
+            elif tag == _PADDING_TAG:
+                at += value
+            else:
+                return None
         length, at = _varint(view, at + 1)
     except (IndexError, ValueError):
         return None

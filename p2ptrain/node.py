@@ -9,6 +9,7 @@ rng(), emit()                                 chance and telemetry
 import asyncio
 import random
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import torch
@@ -177,14 +178,18 @@ class Node:
         await self.settle()
         self.emit(Finished(self.step))
         self.membership.set_state(State.FINISHED, self.step)
-        try:
-            async with asyncio.timeout(MERGE_PATIENCE_S):
-                while not self.draining and any(
-                    member.state in (State.STARTING, State.TRAINING) for member in self.membership.view()
-                ):
+        deadline = self._now() + MERGE_PATIENCE_S
+        while not self.draining and self._others_train():
+            if self._now() > deadline:
+                self.emit(Noted("warning", "merging without those that are still training"))
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
                     await self.membership.changed()
-        except TimeoutError:
-            self.emit(Noted("warning", "merging without those that are still training"))
+            await self.settle()
+
+    def _others_train(self) -> bool:
+        return any(member.state in (State.STARTING, State.TRAINING) for member in self.membership.view())
 
     def _reachable(self) -> list[Member]:
         view = [member for member in self.membership.view() if member.reachable]

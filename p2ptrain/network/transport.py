@@ -229,12 +229,20 @@ class GrpcTransport:
         try:
             yield
         except grpc.aio.AioRpcError as error:
-            reason = _REASONS.get(error.code(), "closed")
-            if reason == "unreachable" and peer is not None:
+            found = _failure(error.code(), error.details())
+            if found.reason == "unreachable" and peer is not None:
                 self._next_address(peer)
-            raise PeerError(reason, (error.details() or "")[:200]) from None
+            raise found from None
         except (grpc.aio.UsageError, grpc.aio.InternalError) as error:
             raise PeerError("closed", str(error)[:200]) from None
+
+
+def _failure(code: grpc.StatusCode, details: str | None) -> PeerError:
+    """gRPC's status as what it means here, without gRPC's preamble."""
+    details = (details or "").rpartition("last error: ")[2]
+    if "handshake failed" in details:
+        return PeerError("foreign-key", "the other side has another swarm key or run name")
+    return PeerError(_REASONS.get(code, "closed"), details[:200])
 
 
 class _Methods(grpc.GenericRpcHandler):
@@ -263,8 +271,7 @@ class _ClientStream:
         return message
 
     async def _raise_status(self) -> None:
-        code, details = await self._call.code(), await self._call.details()
-        raise PeerError(_REASONS.get(code, "closed"), (details or "the peer ended the call")[:200])
+        raise _failure(await self._call.code(), await self._call.details() or "the peer ended the call")
 
 
 class _ServerStream:

@@ -43,12 +43,14 @@ class Open(_message.Message):
     def __init__(self, exchange: _Optional[bytes] = ..., run: _Optional[str] = ..., model: _Optional[bytes] = ..., size: _Optional[int] = ..., chunk_size: _Optional[int] = ..., codec: _Optional[str] = ..., step: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class Chunk(_message.Message):
-    __slots__ = ("index", "payload")
+    __slots__ = ("index", "payload", "padding")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    PADDING_FIELD_NUMBER: _ClassVar[int]
     index: int
     payload: bytes
-    def __init__(self, index: _Optional[int] = ..., payload: _Optional[bytes] = ...) -> None: ...
+    padding: bytes
+    def __init__(self, index: _Optional[int] = ..., payload: _Optional[bytes] = ..., padding: _Optional[bytes] = ...) -> None: ...
 
 class Ready(_message.Message):
     __slots__ = ()
