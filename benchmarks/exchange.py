@@ -105,7 +105,8 @@ async def bare_grpc(pipe: Connection, first: bool, size: int) -> AsyncIterator[C
     me, other = PeerId(f"{1 - first:032x}"), PeerId(f"{first:032x}")
     transport = GrpcTransport(me, Cleartext(), print)
     transport.serve_stream(method, both)
-    pipe.send(await transport.start("127.0.0.1:0"))
+    pipe.send(transport.bind("127.0.0.1:0"))
+    await transport.start()
     transport.learn(other, Contact((await _hear(pipe),), b""))
 
     async def run() -> None:

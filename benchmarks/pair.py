@@ -57,7 +57,8 @@ class Side:
 
     async def start(self) -> tuple[str, str, bytes]:
         """Listen; (peer id, address, certificate) for the other side."""
-        address = await self.transport.start("127.0.0.1:0")
+        address = self.transport.bind("127.0.0.1:0")
+        await self.transport.start()
         return self.me, address, self.credentials.certificate_der if self.credentials else b""
 
     def meet(self, other: tuple[str, str, bytes]) -> None:

@@ -25,6 +25,7 @@ from p2ptrain.network.tls import Credentials
 from p2ptrain.network.transport import Cleartext, GrpcTransport
 from p2ptrain.node import Node
 from p2ptrain.ports import PeerId, Sink
+from p2ptrain.swarm import describe
 from p2ptrain.swarm.beats import Settings
 from p2ptrain.swarm.membership import Membership
 from p2ptrain.swarm.records import Record, seal
@@ -96,7 +97,7 @@ class Daemon:
         identity = Identity.load_or_create(config.home)
         credentials = Credentials(identity, config.key, self.file.name) if config.tls else None
         self.transport = GrpcTransport(identity.peer, credentials or Cleartext(), self._turned_away)
-        address = await self.transport.start(config.listen)
+        address = self.transport.bind(config.listen)
         stack.push_async_callback(self.transport.close)
         announced = config.announce or (address,)
         self.directory = await self._start_directory(announced, stack)
@@ -134,12 +135,15 @@ class Daemon:
             step=lambda: self.trainer.steps, ready=lambda: self._has_weights and not self._orphan,
         )  # fmt: skip
         self.state_server = state_server
+        described = self.file.model_dump(mode="json", include={"run", "graph"})
+        describe.serve(self.transport, described)
         self.compute = compute
         self.node = Node(
             me=identity.peer, name=config.name, slot=config.slot, run=run, swarm=self.file.name, graph=self.file.graph,
             transport=self.transport, membership=self.membership, compute=compute, trainer=self.trainer,
             exchanger=self.exchanger, state_server=state_server, emit=self.emit,
         )  # fmt: skip
+        await self.transport.start()
         device = str(self.trainer.replica.device) if config.profile is None else config.profile
         size = self.trainer.replica.num_parameters
         self.emit(Started(identity.peer, config.slot, device, announced[0], size, open_swarm=config.key is None))
@@ -237,7 +241,7 @@ class Daemon:
         """The swarm's weights if it has any: a newcomer must not drag it back to a random start."""
         if self.config.bootstrap:
             await self._look_around()
-        self._orphan = self.membership.alone
+        self._orphan = not self._donors()
         wait_s = 0.5
         while donors := self._donors():
             if await self._fetch(donors):
@@ -249,14 +253,18 @@ class Daemon:
         self._has_weights = True
 
     async def _look_around(self) -> None:
+        """Until somebody has weights and answers: who calls first may be a newcomer too, or not yet called back."""
         with suppress(TimeoutError):
             async with asyncio.timeout(DISCOVERY_S):
-                while self.membership.alone:
-                    await self.membership.changed()
+                while not self._donors():
+                    await self._look_again()
+
+    def _with_weights(self) -> list[Member]:
+        states = (State.TRAINING, State.FINISHED, State.DONE)
+        return [member for member in self.membership.view() if member.state in states]
 
     def _donors(self) -> list[Member]:
-        with_weights = (State.TRAINING, State.FINISHED, State.DONE)
-        return [member for member in self.membership.view() if member.state in with_weights and member.reachable]
+        return [member for member in self._with_weights() if member.reachable]
 
     async def _fetch(self, donors: list[Member]) -> bool:
         """Download from random donors; whether that worked."""
@@ -275,13 +283,22 @@ class Daemon:
 
     async def _adopt_swarm_if_orphan(self) -> None:
         """A node that found nobody trains alone; once it meets a swarm that is further, it takes over its weights."""
-        while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(1.0):
-                    await self.membership.changed()
-            if self._orphan and self._has_weights and not self.membership.alone:
-                ahead = [member for member in self._donors() if member.step > self.node.step]
-                self._orphan = bool(ahead) and not await self._fetch(ahead)
+        while not self._has_weights or self.membership.alone:
+            await self._look_again()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DISCOVERY_S):  # those ahead may only dial out, and so cannot be asked
+                while self._orphan and any(member.step > self.node.step for member in self._with_weights()):
+                    ahead = [member for member in self._donors() if member.step > self.node.step]
+                    if ahead and await self._fetch(ahead):
+                        break
+                    await self._look_again()
+        self._orphan = False
+
+    async def _look_again(self) -> None:
+        """After a moment, or when the view has changed."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await self.membership.changed()
 
     async def _warm_when_not_alone(self) -> None:
         """Compile or load what swaps need before the first one; a node alone does not pay for it."""
@@ -290,7 +307,7 @@ class Daemon:
         await self._warm()
 
     async def _warm(self) -> None:
-        """Until it is done no swap begins: one that needs what another thread just imports would stop the event loop."""
+        """No swap before this is done: encoding waits, on the event loop, for what another thread is importing."""
         async with self._warming:
             if not self._is_warm:
                 await asyncio.to_thread(self.run_config.codec.warm)

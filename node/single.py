@@ -14,11 +14,14 @@ from pydantic import ValidationError
 
 from node import live, resolve
 from node.up import ticking
-from p2ptrain.config import NodeFile, Topology, load
-from p2ptrain.errors import ConfigError
+from p2ptrain.config import NodeConfig, NodeFile, Topology, load
+from p2ptrain.errors import ConfigError, PeerError
 from p2ptrain.network.identity import Identity
 from p2ptrain.network.invites import ADDRESSES_MAX, Invite
+from p2ptrain.network.tls import Credentials
+from p2ptrain.network.transport import GrpcTransport
 from p2ptrain.registry import explain
+from p2ptrain.swarm import describe
 from p2ptrain.telemetry import sinks
 from p2ptrain.telemetry.events import Stamped, Started
 from p2ptrain.telemetry.state import apply, expecting
@@ -45,20 +48,34 @@ def from_options(options: dict[str, Any]) -> NodeFile:
 
 
 def from_invite(text: str, config: Path | None, options: dict[str, Any]) -> NodeFile:
-    """An invite says where the swarm is and how to be let in; what it trains comes from `config` or the options."""
+    """An invite says where the swarm is and how to be let in; what it trains, the swarm says, unless `config` does."""
     found = Invite.parse(text)
     own = {"key": found.key, "bootstrap": found.addresses, "listen": f"{_own_address(found.addresses[0])}:0"}
     options = {"name": found.run, **{f"node.{key}": value for key, value in own.items()}, **options}
+    identity = Identity.load_or_create(Path(options.get("node.home", NodeConfig.model_fields["home"].default)))
     if config:
         source = load(config, Topology if _is_topology(config) else NodeFile)
-        options = {"run": source.run.model_dump(), "graph": source.graph and source.graph.model_dump(), **options}
-    elif not any(key.startswith("run.") for key in options):
-        raise ConfigError(f"{found.run}: what does it train? Give --config FILE, or --task and what is not the default")
-    file = from_options(options)
+        described = source.model_dump(mode="json", include={"run", "graph"})
+    elif "run.task" in options:
+        described = {}
+    else:
+        described = asyncio.run(_ask(found, identity))
+    file = from_options({**described, **options})
     if "node.slot" not in options:  # any will do, but the same each time
-        identity = Identity.load_or_create(file.node.home)
         file = resolve.with_node(file, slot=int(identity.peer[:5], 16))
     return file
+
+
+async def _ask(invite: Invite, identity: Identity) -> dict[str, Any]:
+    """The run's configuration, from the first address of the invite that tells it."""
+    transport = GrpcTransport(identity.peer, Credentials(identity, invite.key, invite.run), lambda caller, error: None)
+    failures = []
+    for address in invite.addresses:
+        try:
+            return await describe.ask(transport, address)
+        except PeerError as error:
+            failures.append(f"{address}: {error}")
+    raise ConfigError(f"{'; '.join(failures)}; is one of them up? --config FILE or --task NAME joins without asking")
 
 
 def _own_address(towards: str) -> str:

@@ -39,19 +39,24 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def _default(name: str, parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Options without a name are the default component's: `strategy: {rate: 0.1}`."""
+    return lambda value: parse({"name": name, **value} if isinstance(value, dict) else value)
+
+
 class RunConfig(Strict):
     """What all nodes of a swarm must agree on. Everything has a default except `task`."""
 
     task: Annotated[SerializeAsAny[tasks.Task], BeforeValidator(tasks.parse)]
-    strategy: Annotated[SerializeAsAny[strategies.Strategy], BeforeValidator(strategies.parse)] = Field(
-        default_factory=lambda: strategies.make("gossip")
+    strategy: Annotated[SerializeAsAny[strategies.Strategy], BeforeValidator(_default("gossip", strategies.parse))] = (
+        Field(default_factory=lambda: strategies.make("gossip"))
     )
-    codec: Annotated[SerializeAsAny[codecs.Codec], BeforeValidator(codecs.parse)] = Field(
+    codec: Annotated[SerializeAsAny[codecs.Codec], BeforeValidator(_default("int8", codecs.parse))] = Field(
         default_factory=lambda: codecs.make("int8")
     )
-    aggregator: Annotated[SerializeAsAny[aggregators.Aggregator], BeforeValidator(aggregators.parse)] = Field(
-        default_factory=lambda: aggregators.make("mean")
-    )
+    aggregator: Annotated[
+        SerializeAsAny[aggregators.Aggregator], BeforeValidator(_default("mean", aggregators.parse))
+    ] = Field(default_factory=lambda: aggregators.make("mean"))
     steps: int | None = Field(None, gt=0)
     """Each node's own training steps; None: until `seconds`, or for ever."""
     seconds: float | None = Field(None, gt=0)

@@ -32,6 +32,8 @@ TOLD_EVERY_S = 0.05
 """Small models take thousands of steps a second; not each is worth an event."""
 MERGE_PATIENCE_S = 3600.0
 """How long a node that has finished waits for the others before it merges with those that have too."""
+FINAL_PATIENCE_S = 60.0
+"""How long a node that has begun to merge asks another one for its vector again."""
 
 
 @dataclass
@@ -148,10 +150,7 @@ class Node:
         for member in self.membership.view():
             if member.state in (State.FINISHED, State.DONE):
                 try:
-                    found = await download(
-                        self.transport, [member.peer], self.swarm, self.trainer.replica, self.exchanger.pace
-                    )
-                    vectors.append((member.peer, found.vector))
+                    vectors.append((member.peer, await self._final_vector_of(member.peer)))
                 except PeerError as error:
                     self.emit(Noted("warning", f"merged without {member.name}: {error}"))
         if len(vectors) == 1:
@@ -163,6 +162,19 @@ class Node:
             restore(merged, ordered, [where for _, where in named_slices(self.trainer.module)])
         await self.adopt(merged)
         self.emit(Merged(len(vectors)))
+
+    async def _final_vector_of(self, peer: PeerId) -> Tensor:
+        """What it brings to the merge, which it may begin a moment after us. Raises `PeerError` when it is gone."""
+        give_up = self._now() + FINAL_PATIENCE_S
+        while True:
+            try:
+                replica, pace = self.trainer.replica, self.exchanger.pace
+                found = await download(self.transport, [peer], self.swarm, replica, pace, final=True)
+                return found.vector
+            except PeerError:
+                if self.draining or self.membership.find(peer) is None or self._now() > give_up:
+                    raise
+            await asyncio.sleep(0.2)
 
     async def adopt(self, vector: Tensor) -> None:
         """Replace the replica by another vector, (d,), as soon as no swap holds it."""

@@ -99,9 +99,10 @@ class GrpcTransport:
         self._server: grpc.aio.Server | None = None
         self._encrypted = False
 
-    async def start(self, listen: str) -> str:
-        """Listen on host:port (port 0: a free one); the address bound. Raises `ConfigError` when that cannot be
-        done."""
+    def bind(self, listen: str) -> str:
+        """Take host:port (port 0: a free one); the address bound. Raises `ConfigError` when it cannot be had.
+
+        Nobody is answered before `start`: a caller waits rather than be told that a method does not exist."""
         self._server = grpc.aio.server(options=_SERVER_OPTIONS, maximum_concurrent_rpcs=_MAX_CONCURRENT_CALLS)
         self._server.add_generic_rpc_handlers((_Methods(self._methods),))
         credentials = self._security.server()
@@ -113,10 +114,14 @@ class GrpcTransport:
                 port = self._server.add_secure_port(listen, credentials)
         except RuntimeError:
             raise ConfigError(
-                f"listen: {listen} cannot be bound: the port is in use or the address is not ours"
+                f"node.listen: {listen} cannot be bound: the port is in use or the address is not ours"
             ) from None
-        await self._server.start()
         return f"{listen.rpartition(':')[0]}:{port}"
+
+    async def start(self) -> None:
+        """Serve."""
+        assert self._server is not None, "bind first"
+        await self._server.start()
 
     async def close(self, grace_s: float = 1.0) -> None:
         """Let calls under way end within the grace period, then stop."""

@@ -28,6 +28,8 @@ FETCH = "/p2ptrain.v1.State/Fetch"
 CHUNK_SIZE = 1 << 18
 MAX_DONORS = 3
 FREEZE_TIMEOUT_S = 20.0
+FINAL_WAIT_S = 10.0
+"""How long a donor lets a caller wait that has begun to merge before the donor itself has."""
 FROZEN_FOR_S = 10.0
 """How long a snapshot is handed out to further newcomers before a newer one is made."""
 KEPT_FOR_S = 120.0
@@ -59,7 +61,7 @@ class StateServer:
     ) -> None:
         self._replica, self._run, self._rng, self._step, self._ready = replica, run, rng, step, ready
         self._frozen: _Frozen | None = None
-        self._final = False
+        self._final = asyncio.Event()
         self._freezing = asyncio.Lock()
         transport.serve(FREEZE, self._freeze)
         transport.serve(FETCH, self._fetch)
@@ -68,14 +70,14 @@ class StateServer:
         """Freeze the replica for good: from now on everyone gets this very vector, (d,) float32."""
         async with self._freezing:
             self._frozen = await self._take()
-            self._final = True
+            self._final.set()
         return self._frozen.vector
 
     async def expire(self) -> None:
         """Runs beside the node: lets go of a snapshot that nobody fetches any more."""
         while True:
             await asyncio.sleep(KEPT_FOR_S / 4)
-            if self._frozen and not self._final and self._now() - self._frozen.asked > KEPT_FOR_S:
+            if self._frozen and not self._final.is_set() and self._now() - self._frozen.asked > KEPT_FOR_S:
                 self._frozen = None
 
     async def _freeze(self, peer: PeerId, request: Bytes) -> bytes:
@@ -86,16 +88,25 @@ class StateServer:
             raise PeerError("wrong-model", "another layout of parameters")
         if not self._ready():
             raise PeerError("not-ready", "no weights yet")
+        if asked.final:
+            await self._wait_until_final()
         async with self._freezing:
             frozen = self._frozen
             if frozen is None or (
-                not self._final and self._now() - frozen.made > FROZEN_FOR_S and not self._busy(frozen)
+                not self._final.is_set() and self._now() - frozen.made > FROZEN_FOR_S and not self._busy(frozen)
             ):
                 self._frozen = frozen = await self._take()
-            if not self._final and peer not in frozen.newcomers and len(frozen.newcomers) >= MAX_NEWCOMERS:
+            if not self._final.is_set() and peer not in frozen.newcomers and len(frozen.newcomers) >= MAX_NEWCOMERS:
                 raise PeerBusy
             frozen.newcomers[peer] = frozen.asked = self._now()
         return frozen.manifest.SerializeToString()
+
+    async def _wait_until_final(self) -> None:
+        try:
+            async with asyncio.timeout(FINAL_WAIT_S):
+                await self._final.wait()
+        except TimeoutError:
+            raise PeerError("not-ready", "not merging yet") from None
 
     async def _fetch(self, peer: PeerId, request: Bytes) -> bytes:
         asked = _parse(FetchRequest, request)
@@ -141,60 +152,92 @@ class Download:
     donors: set[PeerId] = field(default_factory=set)
 
 
-async def download(transport: Transport, donors: Sequence[PeerId], run: str, replica: Replica, pace: Pace) -> Download:
+async def download(
+    transport: Transport, donors: Sequence[PeerId], run: str, replica: Replica, pace: Pace, final: bool = False
+) -> Download:
     """A vector of the swarm, from the first `MAX_DONORS` donors that serve one, the others in reserve.
+
+    With `final`, the vectors that the donors bring to the merge at the end of the run.
 
     Raises `PeerError("no-donor")` when all donors failed before every chunk was there."""
     result = Download(torch.empty(replica.size, dtype=torch.float32))
-    missing = deque(range(-(-replica.size // CHUNK_SIZE)))
+    chunks = _Chunks(-(-replica.size // CHUNK_SIZE))
     reserve = deque(donors)
     reasons: list[str] = []
+    request = FreezeRequest(run=run, model=replica.fingerprint, final=final).SerializeToString()
 
     async def fetch_from_one_after_another() -> None:
-        while missing and reserve:
+        while chunks.left and reserve:
             donor = reserve.popleft()
             try:
-                await _fetch_from(transport, donor, run, replica, pace, missing, result)
+                await _fetch_from(transport, donor, request, replica.size, pace, chunks, result)
             except PeerError as error:
                 reasons.append(f"{donor[:8]} {error}")
 
     async with asyncio.TaskGroup() as group:
-        for _ in range(min(MAX_DONORS, len(reserve))):
-            group.create_task(fetch_from_one_after_another())
-    if missing:
+        workers = [group.create_task(fetch_from_one_after_another()) for _ in range(min(MAX_DONORS, len(reserve)))]
+        chunks.on_last = lambda: [worker.cancel() for worker in workers]
+    if chunks.left:
         raise PeerError("no-donor", "; ".join(reasons) or "nobody to ask")
     return result
+
+
+class _Chunks:
+    """Which chunks are still to be had: each is handed out to one donor at a time, and comes back if that fails."""
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+        self.on_last: Callable[[], object] = lambda: None
+        """There is nothing left to wait for, on whatever donor."""
+        self._free = deque(range(count))
+        self._change = asyncio.Event()
+
+    async def take(self) -> int:
+        """The next one; waits while all that is missing is on its way from other donors."""
+        while not self._free:
+            self._change.clear()
+            await self._change.wait()
+        return self._free.popleft()
+
+    def give_back(self, index: int) -> None:
+        self._free.append(index)
+        self._change.set()
+
+    def done(self) -> None:
+        self.left -= 1
+        if not self.left:
+            self.on_last()
 
 
 async def _fetch_from(
     transport: Transport,
     donor: PeerId,
-    run: str,
-    replica: Replica,
+    freeze: bytes,
+    size: int,
     pace: Pace,
-    missing: deque[int],
+    chunks: _Chunks,
     result: Download,
 ) -> None:
     """Take missing chunks until none is left; a chunk that fails goes back to the others."""
-    request = FreezeRequest(run=run, model=replica.fingerprint).SerializeToString()
-    manifest = _parse(Manifest, await transport.call(donor, FREEZE, request, FREEZE_TIMEOUT_S))
-    _check(manifest, replica.size)
+    manifest = _parse(Manifest, await transport.call(donor, FREEZE, freeze, FREEZE_TIMEOUT_S))
+    _check(manifest, size)
     loop = asyncio.get_running_loop()
-    while missing:
-        index = missing.popleft()
+    while chunks.left:
+        index = await chunks.take()
         try:
             started = loop.time()
             fetch = FetchRequest(snapshot=manifest.snapshot, index=index).SerializeToString()
             reply = await transport.call(donor, FETCH, fetch, pace.patience(donor))
             pace.observe(donor, loop.time() - started)
-            where = slice(index * CHUNK_SIZE, min((index + 1) * CHUNK_SIZE, replica.size))
+            where = slice(index * CHUNK_SIZE, min((index + 1) * CHUNK_SIZE, size))
             result.vector[where] = _chunk(_parse(FetchReply, reply).payload, manifest.hashes[index], where)
         except BaseException:
-            missing.append(index)
+            chunks.give_back(index)
             raise
         result.bytes_received += len(reply)
         result.donors.add(donor)
         result.step = max(result.step, manifest.step)
+        chunks.done()
 
 
 def _check(manifest: Manifest, size: int) -> None:

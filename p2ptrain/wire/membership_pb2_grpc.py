@@ -44,6 +44,11 @@ class MembershipStub:
                 request_serializer=p2ptrain_dot_wire_dot_membership__pb2.PeersRequest.SerializeToString,
                 response_deserializer=p2ptrain_dot_wire_dot_membership__pb2.PeersReply.FromString,
                 _registered_method=True)
+        self.Describe = channel.unary_unary(
+                '/p2ptrain.v1.Membership/Describe',
+                request_serializer=p2ptrain_dot_wire_dot_membership__pb2.DescribeRequest.SerializeToString,
+                response_deserializer=p2ptrain_dot_wire_dot_membership__pb2.Description.FromString,
+                _registered_method=True)
 
 
 class MembershipServicer:
@@ -63,6 +68,13 @@ class MembershipServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Describe(self, request, context):
+        """What the swarm trains, for a newcomer that has only an invite.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MembershipServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -75,6 +87,11 @@ def add_MembershipServicer_to_server(servicer, server):
                     servicer.Peers,
                     request_deserializer=p2ptrain_dot_wire_dot_membership__pb2.PeersRequest.FromString,
                     response_serializer=p2ptrain_dot_wire_dot_membership__pb2.PeersReply.SerializeToString,
+            ),
+            'Describe': grpc.unary_unary_rpc_method_handler(
+                    servicer.Describe,
+                    request_deserializer=p2ptrain_dot_wire_dot_membership__pb2.DescribeRequest.FromString,
+                    response_serializer=p2ptrain_dot_wire_dot_membership__pb2.Description.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -131,6 +148,33 @@ class Membership:
             '/p2ptrain.v1.Membership/Peers',
             p2ptrain_dot_wire_dot_membership__pb2.PeersRequest.SerializeToString,
             p2ptrain_dot_wire_dot_membership__pb2.PeersReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Describe(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/p2ptrain.v1.Membership/Describe',
+            p2ptrain_dot_wire_dot_membership__pb2.DescribeRequest.SerializeToString,
+            p2ptrain_dot_wire_dot_membership__pb2.Description.FromString,
             options,
             channel_credentials,
             insecure,

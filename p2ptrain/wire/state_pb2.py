@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19p2ptrain/wire/state.proto\x12\x0bp2ptrain.v1\"+\n\rFreezeRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\x0c\"\\\n\x08Manifest\x12\x10\n\x08snapshot\x18\x01 \x01(\x0c\x12\x0c\n\x04step\x18\x02 \x01(\x04\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\x12\n\nchunk_size\x18\x04 \x01(\r\x12\x0e\n\x06hashes\x18\x05 \x03(\x0c\"/\n\x0c\x46\x65tchRequest\x12\x10\n\x08snapshot\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\r\"\x1d\n\nFetchReply\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x32\x81\x01\n\x05State\x12;\n\x06\x46reeze\x12\x1a.p2ptrain.v1.FreezeRequest\x1a\x15.p2ptrain.v1.Manifest\x12;\n\x05\x46\x65tch\x12\x19.p2ptrain.v1.FetchRequest\x1a\x17.p2ptrain.v1.FetchReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19p2ptrain/wire/state.proto\x12\x0bp2ptrain.v1\":\n\rFreezeRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\x0c\x12\r\n\x05\x66inal\x18\x03 \x01(\x08\"\\\n\x08Manifest\x12\x10\n\x08snapshot\x18\x01 \x01(\x0c\x12\x0c\n\x04step\x18\x02 \x01(\x04\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\x12\n\nchunk_size\x18\x04 \x01(\r\x12\x0e\n\x06hashes\x18\x05 \x03(\x0c\"/\n\x0c\x46\x65tchRequest\x12\x10\n\x08snapshot\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\r\"\x1d\n\nFetchReply\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x32\x81\x01\n\x05State\x12;\n\x06\x46reeze\x12\x1a.p2ptrain.v1.FreezeRequest\x1a\x15.p2ptrain.v1.Manifest\x12;\n\x05\x46\x65tch\x12\x19.p2ptrain.v1.FetchRequest\x1a\x17.p2ptrain.v1.FetchReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,13 +32,13 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'p2ptrain.wire.state_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_FREEZEREQUEST']._serialized_start=42
-  _globals['_FREEZEREQUEST']._serialized_end=85
-  _globals['_MANIFEST']._serialized_start=87
-  _globals['_MANIFEST']._serialized_end=179
-  _globals['_FETCHREQUEST']._serialized_start=181
-  _globals['_FETCHREQUEST']._serialized_end=228
-  _globals['_FETCHREPLY']._serialized_start=230
-  _globals['_FETCHREPLY']._serialized_end=259
-  _globals['_STATE']._serialized_start=262
-  _globals['_STATE']._serialized_end=391
+  _globals['_FREEZEREQUEST']._serialized_end=100
+  _globals['_MANIFEST']._serialized_start=102
+  _globals['_MANIFEST']._serialized_end=194
+  _globals['_FETCHREQUEST']._serialized_start=196
+  _globals['_FETCHREQUEST']._serialized_end=243
+  _globals['_FETCHREPLY']._serialized_start=245
+  _globals['_FETCHREPLY']._serialized_end=274
+  _globals['_STATE']._serialized_start=277
+  _globals['_STATE']._serialized_end=406
 # @@protoc_insertion_point(module_scope)

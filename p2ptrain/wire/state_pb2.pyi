@@ -7,12 +7,14 @@ from typing import ClassVar as _ClassVar, Optional as _Optional
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class FreezeRequest(_message.Message):
-    __slots__ = ("run", "model")
+    __slots__ = ("run", "model", "final")
     RUN_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    FINAL_FIELD_NUMBER: _ClassVar[int]
     run: str
     model: bytes
-    def __init__(self, run: _Optional[str] = ..., model: _Optional[bytes] = ...) -> None: ...
+    final: bool
+    def __init__(self, run: _Optional[str] = ..., model: _Optional[bytes] = ..., final: _Optional[bool] = ...) -> None: ...
 
 class Manifest(_message.Message):
     __slots__ = ("snapshot", "step", "size", "chunk_size", "hashes")

@@ -35,7 +35,8 @@ class Host:
         peer = self.identity.peer
         credentials = Credentials(self.identity, self.key, SWARM)
         transport = GrpcTransport(peer, credentials, lambda source, error: None)
-        self.address = await transport.start(self.address)
+        self.address = transport.bind(self.address)
+        await transport.start()
 
         def make_record(sequence: int, expires_unix_s: float) -> bytes:
             dht = tuple(directory.addresses()) if directory else ()

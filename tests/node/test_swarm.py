@@ -1,8 +1,6 @@
 """Whole swarms: real daemons, real DHT, real gRPC on loopback, real kills."""
 
-import asyncio
 import itertools
-import signal
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,7 +30,7 @@ from p2ptrain.telemetry.events import (
 from p2ptrain.telemetry.state import SwarmState
 
 HEARTBEAT_S = 1.0
-SPEED = 0.02
+SPEED = 0.1
 """Nodes that leave the machine idle most of the time, so that what is measured is not the queue for its cores."""
 UNTRAINED = 2.0
 """ten digits by guessing: ln 10 = 2.3"""
@@ -117,7 +115,7 @@ async def test_a_killed_node_is_missed_and_comes_back_and_no_stranger_gets_in(tm
     async with swarm:
         await swarm.whole((*others, victim), START_S)
         await swarm.wait(lambda state: all(state.nodes[name].exchanges > 3 for name in (*others, victim)), 30)
-        await swarm.wait(lambda state: state.nodes[others[0]].accuracy > 0.8, 60)
+        await swarm.wait(lambda state: state.nodes[others[0]].accuracy > 0.6, 60)
 
         killed = swarm.now
         await swarm.kill(victim)
@@ -158,7 +156,7 @@ async def test_a_killed_node_is_missed_and_comes_back_and_no_stranger_gets_in(tm
 
         # The stranger knows where the swarm is, and trains alone all the same.
         door = swarm.files["node-0"].node.listen
-        await swarm.until(lambda: swarm.notes(stranger, f"bootstrap {door}", "unreachable"), 20)
+        await swarm.until(lambda: swarm.notes(stranger, f"bootstrap {door}: foreign-key"), 20)
         await swarm.grow([stranger], 30)
         assert not swarm.events(stranger, Joined)
         assert not swarm.events(stranger, Exchanged)
@@ -180,7 +178,7 @@ async def test_a_dead_bootstrap_a_late_joiner_and_an_orderly_end_with_a_resume(t
         door = held[founder].node.listen
         await swarm.until(lambda: swarm.notes(early, f"bootstrap {door}", "unreachable"), START_S)
         await swarm.until(lambda: swarm.events(early, Saved), 60)
-        await swarm.wait(lambda state: (state.nodes[early].accuracy or 0) > 0.8, 60)
+        await swarm.wait(lambda state: (state.nodes[early].accuracy or 0) > 0.6, 60)
         assert not swarm.events(early, Joined)
 
         # It comes up at last, with nothing to go by: the early one knocks, and the state that there is wins.
