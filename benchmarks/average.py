@@ -137,14 +137,18 @@ def ours(place: Place) -> Iterator[dict[str, Case]]:
             )
 
         cases: dict[str, Case] = {}
+        sides: list[Side] = []
         for codec in ("fp32", "int8"):
             side, contact = runner.run(make(codec, Path(folder) / codec))
+            sides.append(side)
             contacts = place.share(contact)
             runner.run(learn(side, contacts))
             peers = [PeerId(peer) for peer, _, _ in contacts]
             for stages in sorted({1, int(math.log2(place.num_peers))}):
                 cases[OURS[codec, stages > 1]] = case(side, peers, stages)
         yield cases
+        for side in sides:
+            runner.run(side.close())
 
 
 @contextmanager

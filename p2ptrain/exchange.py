@@ -35,8 +35,11 @@ from p2ptrain.wire.exchange_pb2 import Commit, Done, Open, Ready, Refuse, Resolv
 SWAP = "/p2ptrain.v1.Exchange/Swap"
 RESOLVE = "/p2ptrain.v1.Exchange/Resolve"
 
-CHUNK_SIZE = 1 << 18
-"""Elements per chunk: a mebibyte of float32, which stays in cache from decoding to mixing."""
+CHUNK_BYTES = 1 << 20
+"""About so long is a frame: longer ones pipeline worse, shorter ones cost more each."""
+MAX_CHUNK_SIZE = 1 << 20
+"""Elements per chunk at most, however few bytes they make."""
+MAX_CHUNKS = 1 << 16
 WINDOW = 8
 """Chunks that a side may be ahead of the other."""
 SAMPLE_EVERY = 8
@@ -268,13 +271,12 @@ class Exchanger:
         return message
 
     def _open(self, exchange: bytes, seed: int, chunk_size: int | None = None) -> Open:
-        unit = self.codec.granularity
         return Open(
             exchange=exchange,
             run=self.run,
             model=self.replica.fingerprint,
             size=self.replica.size,
-            chunk_size=chunk_size or CHUNK_SIZE // unit * unit,
+            chunk_size=chunk_size or chunk_size_of(self.codec),
             codec=self.codec.model_dump_json(),
             step=self.step(),
             seed=seed,
@@ -292,7 +294,8 @@ class Exchanger:
             raise PeerError("wrong-codec", f"{theirs.codec[:200]}, here {self.codec.model_dump_json()}")
         if len(theirs.exchange) != 16 or theirs.chunk_size != chunk_size or theirs.seed >= 1 << 63:
             raise PeerError("malformed", "bad Open")
-        if not 1 <= chunk_size <= CHUNK_SIZE or chunk_size % self.codec.granularity:
+        fits = 1 <= chunk_size <= MAX_CHUNK_SIZE and chunk_size % self.codec.granularity == 0
+        if not fits or self.replica.size > chunk_size * MAX_CHUNKS:
             raise PeerError("malformed", f"chunks of {chunk_size} elements")
 
     def _decide(self, exchange: bytes) -> None:
@@ -401,6 +404,14 @@ class Exchanger:
 
 _REFUSALS = frozenset({"busy", "not-ready", "wrong-run", "wrong-model", "wrong-codec"})
 _LIES = frozenset({"malformed", "oversized", "not-finite", "too-far", "wrong-run", "wrong-model", "wrong-codec"})
+
+
+def chunk_size_of(codec: Codec) -> int:
+    """Elements per chunk that make about `CHUNK_BYTES`: what initiators choose."""
+    size = MAX_CHUNK_SIZE
+    while codec.max_nbytes(size) > CHUNK_BYTES * 9 // 8 and size > codec.granularity:
+        size //= 2
+    return max(size // codec.granularity, 1) * codec.granularity
 
 
 def _chunks(size: int, chunk_size: int) -> Iterator[slice]:

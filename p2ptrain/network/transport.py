@@ -13,6 +13,7 @@ import grpc.aio
 
 from p2ptrain.errors import ConfigError, PeerError
 from p2ptrain.frames import MAX_FRAME_BYTES
+from p2ptrain.network.allocator import keep_freed_memory
 from p2ptrain.ports import Answer, Bytes, Contact, PeerId, Stream, StreamHandler
 
 _COMMON_OPTIONS: list[tuple[str, Any]] = [
@@ -103,6 +104,7 @@ class GrpcTransport:
         """Take host:port (port 0: a free one); the address bound. Raises `ConfigError` when it cannot be had.
 
         Nobody is answered before `start`: a caller waits rather than be told that a method does not exist."""
+        keep_freed_memory()
         self._server = grpc.aio.server(options=_SERVER_OPTIONS, maximum_concurrent_rpcs=_MAX_CONCURRENT_CALLS)
         self._server.add_generic_rpc_handlers((_Methods(self._methods),))
         credentials = self._security.server()

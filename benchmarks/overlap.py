@@ -1,0 +1,299 @@
+"""How much a training step slows down while its process exchanges, beside a plain TCP copy of the same bytes.
+
+    python -m benchmarks.overlap [--json FILE] [--repeats N] [--block 8]
+
+This process trains a model of 10M parameters in the compute thread, on one torch thread; a second process is the peer,
+bound to the last CPU. Blocks of steps take turns:
+
+    nothing          only trains
+    without pause    int8 swaps over TLS, one after the other
+    plain TCP        threads of this process send and receive as many bytes per second as the block before, in as many
+                     portions, both ways at once, and do nothing with them
+    one in four      an int8 swap each four steps, which is what gossip does by default
+
+Slowdowns are the ratios of the medians of each round's blocks.
+"""
+
+import asyncio
+import math
+import multiprocessing
+import os
+import socket
+import statistics
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks import common
+from benchmarks.pair import Side
+from p2ptrain.errors import PeerError
+from p2ptrain.telemetry.events import Event, Exchanged
+from p2ptrain.training.compute import ThreadCompute
+from p2ptrain.training.tasks import Batch, Task
+from p2ptrain.training.trainer import Trainer
+
+WIDTH, LAYERS, BATCH = 1280, 6, 256
+NOTHING, OURS, PLAIN, ORDINARY = "nothing", "swaps without pause", "plain TCP, as many bytes", "one swap in four steps"
+ALLOWED_POINTS = 10.0
+PART = 1 << 20
+GIVE_UP_S = 60.0
+
+
+class Wide(Task):
+    """A stack of square layers on noise: 10M parameters, a step of about 200 ms."""
+
+    batch_size: int = BATCH
+
+    def model(self, seed: int) -> nn.Module:
+        layers = (layer for _ in range(LAYERS) for layer in (nn.Linear(WIDTH, WIDTH), nn.ReLU()))
+        return nn.Sequential(*layers)
+
+    def batch(self, examples: np.ndarray, rng: np.random.Generator) -> Batch:
+        inputs = torch.from_numpy(rng.standard_normal((self.batch_size, WIDTH), dtype=np.float32))
+        return inputs, inputs
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        inputs, targets = batch
+        return nn.functional.mse_loss(model(inputs), targets)
+
+
+class Block(NamedTuple):
+    """One block of steps with one case."""
+
+    step_s: list[float]
+    swaps_per_s: float
+    bytes_per_s: float
+    """Sent and received together."""
+
+
+class Counter:
+    """Swaps and bytes so far."""
+
+    def __init__(self, side: Side) -> None:
+        self.swaps, self.moved, self.failed = 0, 0, 0
+        side.exchanger.emit = self._count
+
+    def _count(self, event: Event) -> None:
+        if isinstance(event, Exchanged):
+            self.swaps += 1
+            self.moved += event.bytes_sent + event.bytes_received
+        else:
+            self.failed += 1
+
+
+class Plain:
+    """One end of a plain connection that moves portions both ways."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._connection = connection
+        self._outgoing = memoryview(bytearray(PART))
+        self._incoming = memoryview(bytearray(PART))
+
+    def swap(self, size: int) -> None:
+        sender = threading.Thread(target=self._send, args=(size,))
+        sender.start()
+        for length in _parts(size):
+            self.receive(length)
+        sender.join()
+
+    def receive(self, length: int) -> bytes:
+        got = 0
+        while got < length:
+            new = self._connection.recv_into(self._incoming[got:length])
+            if not new:
+                raise EOFError
+            got += new
+        return bytes(self._incoming[:8])
+
+    def announce(self, size: int) -> None:
+        self._connection.sendall(size.to_bytes(8, "big"))
+
+    def _send(self, size: int) -> None:
+        for length in _parts(size):
+            self._connection.sendall(self._outgoing[:length])
+
+
+def _parts(size: int) -> list[int]:
+    return [min(PART, size - start) for start in range(0, size, PART)]
+
+
+class Bench:
+    """The training process."""
+
+    def __init__(self, side: Side, trainer: Trainer, plain: Plain, block: int) -> None:
+        self.side, self.plain, self.block = side, plain, block
+        self.trainer = trainer
+        self.counter = Counter(side)
+        self.compute = ThreadCompute(threads=1)
+        self.last = Block([], 1.0, 1e6)
+
+    async def run(self, name: str) -> Block:
+        cases: dict[str, Callable[[], Awaitable[None]]] = {
+            NOTHING: self._nothing,
+            OURS: self._without_pause,
+            PLAIN: self._plain,
+            ORDINARY: self._nothing,
+        }
+        beside = asyncio.ensure_future(cases[name]())
+        await asyncio.sleep(0.3)
+        swaps, moved, begun = self.counter.swaps, self.counter.moved, time.perf_counter()
+        step_s = []
+        for _ in range(self.block // 4):
+            swap = [asyncio.ensure_future(self._swap())] if name == ORDINARY else []
+            for _ in range(4):
+                start = time.perf_counter()
+                await self.compute.run(self.trainer.step)
+                step_s.append(time.perf_counter() - start)
+            await asyncio.gather(*swap)
+        seconds = time.perf_counter() - begun
+        block = Block(step_s, (self.counter.swaps - swaps) / seconds, (self.counter.moved - moved) / seconds)
+        beside.cancel()
+        with suppress(asyncio.CancelledError):
+            await beside
+        if name == OURS:
+            self.last = block
+        await asyncio.sleep(0.2)
+        return block
+
+    async def _nothing(self) -> None:
+        await asyncio.Event().wait()
+
+    async def _without_pause(self) -> None:
+        while True:
+            await self._swap()
+
+    async def _swap(self) -> None:
+        try:
+            async with asyncio.timeout(GIVE_UP_S):
+                await self.side.exchanger.swap(self.side.other)
+        except PeerError:  # busy: the compute thread is copying
+            await asyncio.sleep(0.001)
+
+    async def _plain(self) -> None:
+        """In portions of one swap's bytes, at the pace of the block before."""
+        ours = self.last
+        portion, pause_s = int(ours.bytes_per_s / ours.swaps_per_s / 2), 1 / ours.swaps_per_s
+        stop = threading.Event()
+
+        def copy() -> None:
+            begun = due = time.monotonic()
+            moved = 0
+            while not stop.wait(max(0.0, due - time.monotonic())):
+                self.plain.announce(portion)
+                self.plain.swap(portion)
+                self.counter.swaps += 1
+                self.counter.moved += 2 * portion
+                moved += portion
+                due = begun + moved / portion * pause_s
+
+        copying = asyncio.ensure_future(asyncio.to_thread(copy))
+        try:
+            await asyncio.shield(copying)
+        finally:
+            stop.set()
+            await copying
+
+
+def _peer(pipe: Connection, home: Path) -> None:
+    """The other process: answers swaps and plain portions."""
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    torch.set_num_threads(1)
+
+    def echo(plain: Plain) -> None:
+        with suppress(EOFError, OSError):
+            while size := int.from_bytes(plain.receive(8), "big"):
+                plain.swap(size)
+
+    async def serve() -> None:
+        side = Side(home, 1, "int8", tls=True, module=Wide().model(0))
+        pipe.send(await side.start())
+        side.meet(pipe.recv())
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            pipe.send(server.getsockname()[1])
+            connection, _ = server.accept()
+        threading.Thread(target=echo, args=(Plain(connection),), daemon=True).start()
+        pipe.send("ready")
+        with suppress(EOFError):
+            await asyncio.to_thread(pipe.recv)
+        await side.close()
+
+    asyncio.run(serve())
+
+
+async def _measure(pipe: Connection, home: Path, repeats: int, block: int) -> dict[str, list[Block]]:
+    task = Wide()
+    side = Side(home, 1, "int8", tls=True, module=task.model(0))
+    trainer = Trainer(task, side.replica, np.arange(1), seed=0, slot=0)
+    pipe.send(await side.start())
+    side.meet(await asyncio.to_thread(pipe.recv))
+    port = await asyncio.to_thread(pipe.recv)
+    bench = Bench(side, trainer, Plain(socket.create_connection(("127.0.0.1", port))), block)
+    await asyncio.to_thread(pipe.recv)
+    blocks: dict[str, list[Block]] = {name: [] for name in (NOTHING, OURS, PLAIN, ORDINARY)}
+    for turn in range(repeats + 1):
+        for name in blocks:
+            measured = await bench.run(name)
+            if turn:
+                blocks[name].append(measured)
+    bench.compute.close()
+    pipe.send("")
+    await side.close()
+    if bench.counter.failed:
+        print(f"{bench.counter.failed} swaps failed")
+    return blocks
+
+
+def main() -> None:
+    parser = common.arguments(__doc__)
+    parser.set_defaults(repeats=6)
+    parser.add_argument("--block", type=int, default=8, help="steps per block, a multiple of 4 (default 8)")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    here, there = multiprocessing.Pipe()
+    with TemporaryDirectory() as folder:
+        homes = [Path(folder) / "a", Path(folder) / "b"]
+        spawn = multiprocessing.get_context("spawn")
+        other = spawn.Process(target=_peer, args=(there, homes[1]), daemon=True)
+        other.start()
+        blocks = asyncio.run(_measure(here, homes[0], args.repeats, args.block))
+        other.join(10)
+    steps = {name: [statistics.median(one.step_s) for one in series] for name, series in blocks.items()}
+    slowdown = {
+        name: 100 * (statistics.median(own / base for own, base in zip(series, steps[NOTHING], strict=True)) - 1)
+        for name, series in steps.items()
+    }
+    rows = []
+    for name, series in blocks.items():
+        rates = [
+            statistics.median(one.swaps_per_s for one in series),
+            statistics.median(one.bytes_per_s for one in series),
+        ]
+        rows.append((name, statistics.median(steps[name]), slowdown[name], rates[0], rates[1] / 1e6))
+    columns = ["beside the training", "median step s", "slowdown %", "swaps/s", "MB/s, both ways"]
+    size = LAYERS * WIDTH * (WIDTH + 1) / 1e6
+    title = f"A training step of {size:.3g}M parameters on one thread, {args.repeats} rounds of {args.block} steps"
+    common.table(title, columns, rows)
+    points = slowdown[OURS] - slowdown[PLAIN]
+    print(f"swaps without pause slow it down {points:.1f} points more than plain TCP (allowed {ALLOWED_POINTS:g})")
+    assert math.isfinite(points)
+    common.write_json(
+        args.json,
+        {
+            "slowdown_percent": slowdown,
+            "blocks": {name: [one._asdict() for one in series] for name, series in blocks.items()},
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
