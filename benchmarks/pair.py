@@ -51,7 +51,6 @@ class Side:
             aggregator=aggregators.make("mean"),
             emit=self._count,
             rng=random.Random(self.me),
-            alive=lambda peer: True,
             step=lambda: 0,
         )
 

@@ -126,7 +126,6 @@ class Daemon:
             aggregator=run.aggregator,
             emit=self.emit,
             rng=rng("exchange"),
-            alive=lambda peer: self.membership.find(peer) is not None,
             step=lambda: self.trainer.steps,
             ready=lambda: self._has_weights and not self._orphan and self._is_warm,
         )

@@ -15,9 +15,10 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from google.protobuf.message import DecodeError
 from torch import Tensor
 
 from p2ptrain import frames
@@ -31,6 +32,8 @@ from p2ptrain.seeds import derive
 from p2ptrain.telemetry.events import Event, Exchanged, Failed, Rejected
 from p2ptrain.training.replica import Lease, Replica
 from p2ptrain.wire.exchange_pb2 import Commit, Done, Open, Ready, Refuse, ResolveReply, ResolveRequest, SwapMessage
+
+V = TypeVar("V")
 
 SWAP = "/p2ptrain.v1.Exchange/Swap"
 RESOLVE = "/p2ptrain.v1.Exchange/Resolve"
@@ -49,7 +52,7 @@ MAX_NORM_RATIO = 1e3
 JOURNAL_SIZE = 4096
 MAX_DOUBTS = 2
 GONE_S = 60.0
-"""An initiator that has been out of the view for so long takes its decision with it."""
+"""A doubt that the initiator has not settled by then is dropped: it is gone, or does not want to say."""
 SWAP_TIMEOUT_S = 3600.0
 """Of a whole swap; each message has a much shorter deadline."""
 
@@ -94,13 +97,14 @@ class Exchanger:
     aggregator: Aggregator
     emit: Callable[[Event], None]
     rng: random.Random
-    alive: Callable[[PeerId], bool]
-    """Whether a peer is in the view; a doubt about one that has been out of it for long is dropped."""
     step: Callable[[], int]
     ready: Callable[[], bool] = lambda: True
     """False until the replica holds weights worth mixing."""
     pace: Pace = field(default_factory=Pace)
     _journal: OrderedDict[bytes, bool] = field(default_factory=OrderedDict)
+    """Of the swaps that this node initiated: whether they count."""
+    _answered: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
+    """Of the swaps that others initiated: none is answered twice."""
     _doubts: asyncio.Queue[_Doubt] = field(default_factory=lambda: asyncio.Queue(MAX_DOUBTS))
     _num_doubts: int = 0
     _memory: Tensor | None = None
@@ -151,7 +155,10 @@ class Exchanger:
             theirs = (await self._expect(stream, "open", tally)).open
             try:
                 self._check(theirs, theirs.chunk_size)
+                if theirs.exchange in self._answered:
+                    raise PeerError("replayed", f"exchange {theirs.exchange.hex()} was answered before")
                 async with self._lease() as lease:
+                    _remember(self._answered, theirs.exchange, None)
                     await self._answer(stream, lease, theirs, tally)
             except PeerError as error:
                 if error.reason in _REFUSALS:
@@ -302,24 +309,19 @@ class Exchanger:
         """The swap counts, unless the responder has asked meanwhile and was told that it does not."""
         if self._journal.get(exchange) is False:
             raise PeerError("closed", "the peer gave up")
-        self._note(exchange, committed=True)
-
-    def _note(self, exchange: bytes, committed: bool) -> None:
-        self._journal[exchange] = committed
-        while len(self._journal) > JOURNAL_SIZE:
-            self._journal.popitem(last=False)
+        _remember(self._journal, exchange, True)
 
     async def _resolve(self, peer: PeerId, request: Bytes) -> bytes:
         """Answer a responder in doubt. An exchange that is not committed now never will be."""
         asked = ResolveRequest()
         try:
             asked.ParseFromString(bytes(request))
-        except Exception:
+        except DecodeError:
             raise PeerError("malformed", "not a ResolveRequest") from None
         if len(asked.exchange) != 16:
             raise PeerError("malformed", "an exchange id has 16 bytes")
         if asked.exchange not in self._journal:
-            self._note(asked.exchange, committed=False)
+            _remember(self._journal, asked.exchange, False)
         committed = self._journal[asked.exchange]
         outcome = ResolveReply.OUTCOME_COMMITTED if committed else ResolveReply.OUTCOME_ABORTED
         return ResolveReply(outcome=outcome).SerializeToString()
@@ -331,24 +333,20 @@ class Exchanger:
     async def _settle(self, doubt: _Doubt) -> None:
         """Ask until there is an answer or the initiator is gone for good."""
         loop = asyncio.get_running_loop()
-        wait_s, last_alive = 0.1, loop.time()
-        while True:
+        wait_s, give_up = 0.1, loop.time() + GONE_S
+        while loop.time() < give_up:
             try:
                 request = ResolveRequest(exchange=doubt.exchange).SerializeToString()
                 reply = await self.transport.call(doubt.peer, RESOLVE, request, self.pace.patience(doubt.peer))
-                outcome = ResolveReply.FromString(bytes(reply)).outcome
-                break
-            except Exception as error:
-                if not isinstance(error, PeerError):
-                    self.emit(Rejected(doubt.peer, "malformed", "not a ResolveReply"))
-                if self.alive(doubt.peer):
-                    last_alive = loop.time()
-                elif loop.time() - last_alive > GONE_S:
-                    return
+                if ResolveReply.FromString(bytes(reply)).outcome == ResolveReply.OUTCOME_COMMITTED:
+                    await self._apply(doubt)
+                return
+            except DecodeError:
+                self.emit(Rejected(doubt.peer, "malformed", "not a ResolveReply"))
+            except PeerError:
+                pass  # it may be back in a moment
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, 5.0)
-        if outcome == ResolveReply.OUTCOME_COMMITTED:
-            await self._apply(doubt)
 
     async def _apply(self, doubt: _Doubt) -> None:
         while True:
@@ -403,7 +401,15 @@ class Exchanger:
 
 
 _REFUSALS = frozenset({"busy", "not-ready", "wrong-run", "wrong-model", "wrong-codec"})
-_LIES = frozenset({"malformed", "oversized", "not-finite", "too-far", "wrong-run", "wrong-model", "wrong-codec"})
+_LIES = frozenset(
+    {"malformed", "oversized", "replayed", "not-finite", "too-far", "wrong-run", "wrong-model", "wrong-codec"}
+)
+
+
+def _remember(journal: OrderedDict[bytes, V], exchange: bytes, value: V) -> None:
+    journal[exchange] = value
+    while len(journal) > JOURNAL_SIZE:
+        journal.popitem(last=False)
 
 
 def chunk_size_of(codec: Codec) -> int:

@@ -36,7 +36,6 @@ class Peer:
             aggregator=aggregators.make("mean"),
             emit=self.events.append,
             rng=self.rng,
-            alive=lambda peer: True,
             step=lambda: 0,
         )
 

@@ -1,7 +1,7 @@
 """glibc's allocator, told to keep what is freed.
 
-A swap allocates and frees a mebibyte thousands of times, here and inside gRPC. By default glibc gives each piece back to the
-kernel, and faulting its pages in again costs as much as copying it: a fifth of a swap's CPU time.
+A swap allocates and frees a mebibyte many times over, here and inside gRPC. By default glibc gives each piece back to
+the kernel, and faulting its pages in again costs as much as copying it: a fifth of a swap's CPU time.
 """
 
 import ctypes

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import grpc
 import grpc.aio
+from grpc._cython import cygrpc  # the only place that names ExecuteBatchError
 
 from p2ptrain.errors import ConfigError, PeerError
 from p2ptrain.frames import MAX_FRAME_BYTES
@@ -266,13 +267,12 @@ class _ClientStream:
         self._call = call
 
     async def send(self, message: Bytes) -> None:
-        try:
+        with _closed():
             await self._call.write(message)
-        except asyncio.InvalidStateError:  # the call ended under the write; reading tells why
-            raise PeerError("closed", "the peer ended the call") from None
 
     async def receive(self) -> Bytes:
-        message = await self._call.read()
+        with _closed():
+            message = await self._call.read()
         if message is _EOF:
             await self._raise_status()
         return message
@@ -287,25 +287,26 @@ class _ServerStream:
         self._context = context
 
     async def send(self, message: Bytes) -> None:
-        try:
+        with _closed():
             await self._context.write(message)
-        except (asyncio.InvalidStateError, grpc.aio.UsageError, grpc.aio.InternalError, grpc.aio.AbortError) as error:
-            raise PeerError("closed", str(error)[:200]) from None
-        except Exception as error:
-            if type(error).__name__ in ("ExecuteBatchError", "InternalError"):
-                raise PeerError("closed", str(error)[:200]) from None
-            raise
 
     async def receive(self) -> Bytes:
-        try:
+        with _closed():
             message = await self._context.read()
-        except Exception as error:
-            if type(error).__name__ in ("ExecuteBatchError", "InternalError"):
-                raise PeerError("closed", str(error)[:200]) from None
-            raise
         if message is _EOF:
             raise PeerError("closed", "the peer ended the call")
         return message
+
+
+@contextmanager
+def _closed() -> Iterator[None]:
+    """What gRPC raises when a call has ended under a read or a write, at either end."""
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        raise _failure(error.code(), error.details()) from None
+    except (asyncio.InvalidStateError, grpc.aio.UsageError, grpc.aio.InternalError, cygrpc.ExecuteBatchError):
+        raise PeerError("closed", "the peer ended the call") from None
 
 
 def _open(

@@ -50,7 +50,6 @@ class Honest:
             aggregator=aggregators.make("mean"),
             emit=self._emit,
             rng=random.Random(index),
-            alive=lambda peer: peer not in self.gone,
             step=lambda: 0,
         )
 
@@ -165,7 +164,8 @@ class Call:
     async def say(self, message: SwapMessage | bytes) -> None:
         encoded = message if isinstance(message, bytes) else message.SerializeToString()
         self.said.append(encoded)
-        await self.call.write(encoded)
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # the victim may have hung up
+            await self.call.write(encoded)
 
     async def open(self, **changes: Any) -> None:
         await self.say(SwapMessage(open=self.opening(**changes)))
