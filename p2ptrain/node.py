@@ -133,8 +133,13 @@ class Node:
 
     async def swap(self, peer: PeerId) -> None:
         """Average with a peer; see `Exchanger.swap` for what it raises."""
-        await self.exchanger.swap(peer)
-        self._last_partner = peer
+        before, self._last_partner = self._last_partner, peer
+        try:
+            await self.exchanger.swap(peer)
+        except PeerBusy:
+            # A failure counts as a turn, or a dead peer would stay everyone's only fresh one; being busy does not.
+            self._last_partner = before
+            raise
 
     async def settle(self) -> None:
         """A step boundary without a step: take in what peers sent."""

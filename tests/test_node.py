@@ -1,6 +1,7 @@
 """Whole nodes in virtual time: gossip, graphs, the merge at the end, and when a run is over."""
 
 import asyncio
+import contextlib
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -118,7 +119,9 @@ class Whole:
 
     async def look(self) -> None:
         """Until its view has changed, or for a moment."""
-        await asyncio.wait([asyncio.ensure_future(self.membership.changed())], timeout=0.1)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await self.membership.changed()
 
     async def stop(self) -> None:
         for service in self.services:

@@ -45,9 +45,10 @@ class Gossip(Strategy):
         rng = node.rng("gossip")
         due = 0.0
         while True:
-            # A slow link makes events late, and late events are dropped rather than queued.
             rate = self._rate(node.progress)
-            due = max(due, node.step - 1 / rate) + (rng.expovariate(rate) if self.clock == "poisson" else 1 / rate)
+            # A slow link makes events late; those that are late by more than a gap, or a step, are dropped.
+            due = max(due, node.step - max(1.0, 1 / rate))
+            due += rng.expovariate(rate) if self.clock == "poisson" else 1 / rate
             await node.reached(due)
             for _ in range(self.gossip_steps):
                 await self._average(node)
