@@ -31,7 +31,7 @@ from p2ptrain.swarm.membership import Membership
 from p2ptrain.swarm.records import Record, seal
 from p2ptrain.swarm.state import StateServer, download
 from p2ptrain.swarm.view import Member, State
-from p2ptrain.telemetry.events import Fetched, Finished, Noted, Rejected, Resumed, Saved, Started, Stopped
+from p2ptrain.telemetry.events import Fetched, Noted, Rejected, Resumed, Saved, Started, Stopped
 from p2ptrain.training import checkpoints, devices
 from p2ptrain.training.compute import ThreadCompute
 from p2ptrain.training.replica import Replica
@@ -227,9 +227,9 @@ class Daemon:
         self.membership.set_state(State.TRAINING, self.node.step)
         await self.node.evaluate()
         await self.run_config.strategy.run(self.node)
+        self.node.finish()
         await self.node.settle()
         await self.node.evaluate()
-        self.emit(Finished(self.node.step))
         self.membership.set_state(State.DONE, self.node.step)
         with suppress(TimeoutError):
             async with asyncio.timeout(LINGER_S):
@@ -338,6 +338,7 @@ class Daemon:
 
     async def _drain(self) -> None:
         """Settle what is under way, say goodbye, leave the final state on disk."""
+        await self.node.settle()
         with suppress(TimeoutError):
             async with asyncio.timeout(STOP_TIMEOUT_S):
                 await self.exchanger.settled()

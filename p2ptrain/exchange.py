@@ -53,8 +53,10 @@ JOURNAL_SIZE = 4096
 MAX_DOUBTS = 2
 GONE_S = 60.0
 """A doubt that the initiator has not settled by then is dropped: it is gone, or does not want to say."""
-SWAP_TIMEOUT_S = 3600.0
-"""Of a whole swap; each message has a much shorter deadline."""
+GRACE_S, MIN_BYTES_PER_S = 30.0, 1 << 14
+"""A peer that trickles just fast enough for each message must not keep the replica for ever."""
+SWAP_TIMEOUT_S = 24 * 3600.0
+"""For gRPC, which wants one; the deadlines that matter are `Pace`'s and the one above."""
 
 
 @dataclass
@@ -214,7 +216,9 @@ class Exchanger:
                     await send_chunk(index, received)
                 self._mix(lease, where, await sent.get(), received, tally if index % SAMPLE_EVERY == 0 else None)
 
-        await (receive_all() if follow else _both(send_all(), receive_all()))
+        with _deadline_is_peer_error():
+            async with asyncio.timeout(GRACE_S + self.codec.max_nbytes(lease.own.numel()) / MIN_BYTES_PER_S):
+                await (receive_all() if follow else _both(send_all(), receive_all()))
         if tally.squared_norm and tally.squared_distance > MAX_NORM_RATIO**2 * tally.squared_norm:
             raise PeerError("too-far", f"distance {tally.distance**0.5:.3g} times the own norm")
 

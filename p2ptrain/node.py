@@ -60,6 +60,7 @@ class Node:
     _started: float = field(init=False)
     _evaluated: float = field(init=False, default=float("-inf"))
     _told: float = field(init=False, default=float("-inf"))
+    _is_over: bool = field(init=False, default=False)
     _stepped: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -85,6 +86,13 @@ class Node:
     def begin(self) -> None:
         """Training starts now: `run.seconds` count from here."""
         self._started = self._now()
+
+    def finish(self) -> None:
+        """The last step was taken; says so once."""
+        if not self._is_over:
+            self._is_over = True
+            self.emit(Finished(self.step))
+            self.membership.set_state(State.FINISHED, self.step)
 
     def rng(self, purpose: str) -> random.Random:
         return python_random(self.run.seed, purpose, self.slot)
@@ -193,8 +201,7 @@ class Node:
     async def _wait_for_others(self) -> None:
         """Others may still average with this node while it waits."""
         await self.settle()
-        self.emit(Finished(self.step))
-        self.membership.set_state(State.FINISHED, self.step)
+        self.finish()
         deadline = self._now() + MERGE_PATIENCE_S
         while not self.draining and self._others_train():
             if self._now() > deadline:

@@ -102,6 +102,7 @@ class _Pipe:
         self.twin = self
         self._links = links
         self._loop = asyncio.get_running_loop()
+        self._in_line: deque[bytes] = deque()
         self._arrived: deque[bytes] = deque()
         self._room = asyncio.Semaphore(WINDOW)
         self._wake = asyncio.Event()
@@ -125,10 +126,14 @@ class _Pipe:
 
     def _schedule(self, message: bytes) -> None:
         when = self._loop.time() + self._links.latency()
-        if not self._links.chance(self._links.faults.reorder):
-            when = self._last_arrival = max(when, self._last_arrival)
         self._under_way += 1
-        self._loop.call_at(when, self._arrive, message)
+        if self._links.chance(self._links.faults.reorder):
+            self._loop.call_at(when, self._arrive, message)
+        else:
+            # Timers that are due at the same time fire in no particular order, so each takes the next in line.
+            self._last_arrival = max(when, self._last_arrival)
+            self._in_line.append(message)
+            self._loop.call_at(self._last_arrival, lambda: self._arrive(self._in_line.popleft()))
 
     def _arrive(self, message: bytes) -> None:
         self._under_way -= 1
@@ -250,13 +255,19 @@ class SimulatedTransport:
                 answers = [node.answer(self.me, method, request)]
                 if self._links.chance(self._links.faults.duplicate):
                     answers.append(node.answer(self.me, method, request))
-                replies = [await node.spawn(answer) for answer in answers]
+                replies = [await self._answered(node.spawn(answer)) for answer in answers]
                 await asyncio.sleep(self._links.latency())
                 if self._links.chance(lost) or not self._links.connected(self.me, node.me):
                     await asyncio.sleep(timeout_s)
                 return replies[0]
         except TimeoutError:
             raise PeerError("deadline", method) from None
+
+    async def _answered(self, answering: asyncio.Task[bytes]) -> bytes:
+        await asyncio.wait({answering})
+        if answering.cancelled():
+            raise PeerError("unreachable", "the node died while it answered")
+        return answering.result()
 
     async def answer(self, caller: PeerId, method: str, request: bytes) -> bytes:
         """Serve one unary call."""
