@@ -406,7 +406,11 @@ def main() -> None:
         series = measure(num_peers, args.parameters, args.repeats)
         report(num_peers, args.parameters, series)
         results[f"{num_peers} peers"] = {
-            name: {"seconds": one.seconds, "success_rate": one.success_rate, "errors": one.errors}
+            name: {
+                "seconds": [x if x < math.inf else None for x in one.seconds],
+                "success_rate": one.success_rate,
+                "errors": one.errors,
+            }
             for name, one in series.items()
         }
     common.write_json(args.json, {"parameters": args.parameters, "cpus": os.cpu_count(), **results})

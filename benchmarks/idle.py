@@ -39,9 +39,9 @@ IMPORTS = {
     "Python": "",
     "torch": "import torch",
     "p2ptrain.config (pydantic, tasks, codecs)": "import p2ptrain.config",
-    "node.cli, node.single (typer, rich)": "import node.cli, node.single",
     "grpc.aio": "import grpc.aio",
     "cryptography": "import p2ptrain.network.tls",
+    "node.cli, node.single (typer, rich)": "import node.cli, node.single",
     "hivemind's DHT": "from p2ptrain.network import hivemind_part; hivemind_part.load()",
     "node.daemon, the rest": "import node.daemon",
     "an optimizer": "optimizer = torch.optim.AdamW([weights := torch.zeros(9, requires_grad=True)])",
@@ -50,9 +50,10 @@ IMPORTS = {
 PROBE = """
 import gc, time
 def probe():
+    done = time.perf_counter()
     gc.collect()
     rows = dict(line.split()[:2] for line in open("/proc/self/smaps_rollup").readlines()[1:])
-    print(int(rows["Rss:"]), int(rows["Private_Dirty:"]) + int(rows["Private_Clean:"]), time.perf_counter(), flush=True)
+    print(int(rows["Rss:"]), int(rows["Private_Dirty:"]) + int(rows["Private_Clean:"]), done, time.perf_counter())
 """
 
 
@@ -130,7 +131,7 @@ def imports() -> list[tuple[Memory, float]]:
     output = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=True).stdout
     numbers = [[float(word) for word in line.split()] for line in output.splitlines()]
     return [
-        (Memory(rss * 1.024e-3, uss * 1.024e-3), now - before) for (_, _, before), (rss, uss, now) in pairwise(numbers)
+        (Memory(rss * 1.024e-3, uss * 1.024e-3), done - begun) for (*_, begun), (rss, uss, done, _) in pairwise(numbers)
     ]
 
 

@@ -68,9 +68,11 @@ def digits(folder: Path) -> dict[str, Any]:
         swaps, sent = sum(node["exchanges"] for node in nodes), sum(node["bytes_sent"] for node in nodes)
         worst = min(node["accuracy"] for node in nodes)
         results[codec] = {"worst_accuracy": worst, "swaps": swaps, "bytes_sent": sent, "bytes_per_swap": sent / swaps}
-        share = results[codec]["bytes_per_swap"] / results["fp32"]["bytes_per_swap"]
-        rows.append((codec, worst, swaps, sent / swaps, share))
-    columns = ["codec", "worst accuracy (required 0.93)", "swaps", "bytes sent per swap", "of fp32 (required 0.27)"]
+        shares = [results[codec][what] / results["fp32"][what] for what in ("bytes_sent", "bytes_per_swap")]
+        rows.append((codec, worst, swaps, sent, *shares))
+    columns = [
+        "codec", "worst accuracy (required 0.93)", "swaps", "bytes sent", "of fp32 (required 0.27)", "of fp32, per swap"
+    ]  # fmt: skip
     common.table("digits, 4 nodes, Dirichlet 0.3", columns, rows)
     return results
 
