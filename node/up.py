@@ -21,7 +21,7 @@ TICK_S = 0.25
 
 async def up(topology: Topology, out: Path, console: Console | None = None) -> int:
     """Returns the exit code; raises `ConfigError` before anything is started, or when no node could start for one."""
-    console = console or Console(file=sys.stdout)
+    console = console or Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120)
     swarm = Swarm(topology, out)
     view = live.view(live.Run(topology.name, topology.run.steps, topology.run.seconds), console)
     swarm.on_event = view.event
