@@ -100,7 +100,7 @@ class Daemon:
         address = self.transport.bind(config.listen)
         stack.push_async_callback(self.transport.close)
         announced = config.announce or (address,)
-        self.directory = await self._start_directory(announced, stack)
+        self.directory = await self._start_directory(stack)
         self.trainer = await compute.run(self._build_trainer)
         rng = partial(seeds.python_random, run.seed, identity.peer)
 
@@ -149,7 +149,7 @@ class Daemon:
         if config.key is None:
             self.emit(Noted("info", "this swarm is open: it has no key, so anyone who reaches it can join"))
 
-    async def _start_directory(self, announced: tuple[str, ...], stack: AsyncExitStack) -> DhtDirectory | None:
+    async def _start_directory(self, stack: AsyncExitStack) -> DhtDirectory | None:
         config = self.config
         multiaddrs = split_bootstrap(config.bootstrap)[1]
         if not config.dht:

@@ -26,6 +26,7 @@ from p2ptrain.aggregators import Aggregator
 from p2ptrain.aggregators.mean import Mean
 from p2ptrain.codecs import Codec, Packet
 from p2ptrain.errors import PeerBusy, PeerError
+from p2ptrain.messages import parse
 from p2ptrain.pace import Pace
 from p2ptrain.ports import Bytes, PeerId, Stream, Transport
 from p2ptrain.seeds import derive
@@ -317,11 +318,7 @@ class Exchanger:
 
     async def _resolve(self, peer: PeerId, request: Bytes) -> bytes:
         """Answer a responder in doubt. An exchange that is not committed now never will be."""
-        asked = ResolveRequest()
-        try:
-            asked.ParseFromString(bytes(request))
-        except DecodeError:
-            raise PeerError("malformed", "not a ResolveRequest") from None
+        asked = parse(ResolveRequest(), request)
         if len(asked.exchange) != 16:
             raise PeerError("malformed", "an exchange id has 16 bytes")
         if asked.exchange not in self._journal:

@@ -6,11 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
-
-from google.protobuf.message import DecodeError, Message
+from typing import Any
 
 from p2ptrain.errors import PeerError
+from p2ptrain.messages import parse
 from p2ptrain.ports import Bytes, PeerId
 from p2ptrain.swarm import records
 from p2ptrain.swarm.records import Record
@@ -18,8 +17,6 @@ from p2ptrain.swarm.throttle import Throttle
 from p2ptrain.swarm.view import State
 from p2ptrain.telemetry.events import Event, Noted, Rejected
 from p2ptrain.wire.membership_pb2 import Beat, PeersReply, PeersRequest, SignedRecord
-
-M = TypeVar("M", bound=Message)
 
 RECORDS_PER_REPLY_MAX = 64
 BEAT_BYTES_MAX = records.SIZE_BYTES_MAX + 256
@@ -101,7 +98,7 @@ class Beats:
     def hear(self, source: str, data: Bytes, speaker: PeerId | None = None) -> Heard:
         """Check a heartbeat; `speaker` is who it must be of, if that is known. Raises `PeerError`, counted."""
         with self._counted(source):
-            beat = _parse(Beat(), data, BEAT_BYTES_MAX)
+            beat = parse(Beat(), data, BEAT_BYTES_MAX)
             if beat.state not in _FROM_WIRE:
                 raise PeerError("malformed", f"state {beat.state}")
             self._mind_skew(source, beat.now_unix_ms / 1000 - self._now_unix())
@@ -122,12 +119,12 @@ class Beats:
     def hear_request(self, source: str, data: Bytes) -> set[PeerId]:
         """Whom the sender of a `PeersRequest` knows."""
         with self._counted(source):
-            return {PeerId(peer.hex()) for peer in _parse(PeersRequest(), data, REQUEST_BYTES_MAX).known}
+            return {PeerId(peer.hex()) for peer in parse(PeersRequest(), data, REQUEST_BYTES_MAX).known}
 
     def hear_reply(self, source: str, data: bytes) -> list[bytes]:
         """The records in a `PeersReply`, unverified."""
         with self._counted(source):
-            reply = _parse(PeersReply(), data, REPLY_BYTES_MAX)
+            reply = parse(PeersReply(), data, REPLY_BYTES_MAX)
         return [record.SerializeToString() for record in reply.records[:RECORDS_PER_REPLY_MAX]]
 
     def meet_myself(self, record: Record) -> None:
@@ -163,16 +160,6 @@ class Beats:
             if self._rejections.lets((error.reason, source), _now()):
                 self._emit(Rejected(source, error.reason, error.detail))
             raise
-
-
-def _parse(message: M, data: Bytes, size_bytes_max: int) -> M:
-    if len(data) > size_bytes_max:
-        raise PeerError("oversized", f"{len(data)} bytes")
-    try:
-        message.ParseFromString(bytes(data))
-    except DecodeError:
-        raise PeerError("malformed", f"not a {type(message).__name__}") from None
-    return message
 
 
 def _now() -> float:

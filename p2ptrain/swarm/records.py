@@ -13,13 +13,12 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeVar
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from google.protobuf.message import DecodeError
 
 from p2ptrain.errors import PeerError
+from p2ptrain.messages import parse
 from p2ptrain.ports import Contact, PeerId
 from p2ptrain.wire.membership_pb2 import PeerRecord, SignedRecord
 
@@ -33,7 +32,6 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 SLOT_MAX = (1 << 20) - 1
 AHEAD_S_MAX = 3600.0
 
-M = TypeVar("M", PeerRecord, SignedRecord)
 _PREFIX = b"p2ptrain-record-v1"
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\]")
 _PRINTABLE = re.compile(r"[ -~]*")
@@ -117,12 +115,12 @@ def verify(signed: bytes, swarm: str, key: str | None, now_unix_s: float) -> Rec
 @lru_cache(maxsize=2048)
 def unseal(signed: bytes, swarm: str, key: str | None) -> Record:
     """The part of `verify` that does not depend on the time, nor on whose clock is right."""
-    outer = _parse(SignedRecord(), signed)
+    outer = parse(SignedRecord(), signed)
     if _pack(outer.record, outer.signature, outer.membership) != signed:
         raise PeerError("malformed", "record is not in its canonical encoding")
     if not hmac.compare_digest(outer.membership, _proof(outer.record, key)):
         raise PeerError("foreign-key", "record is not signed with this swarm's key")
-    inner = _parse(PeerRecord(), outer.record)
+    inner = parse(PeerRecord(), outer.record)
     if not is_signed(inner.public_key, _PREFIX + outer.record, outer.signature):
         raise PeerError("bad-signature", "record's signature is not its key's")
     if inner.swarm != swarm:
@@ -160,14 +158,6 @@ def is_address(text: str) -> bool:
     host, _, port = text.rpartition(":")
     digits = port.isascii() and port.isdigit() and len(port) <= 5
     return len(text) <= ADDRESS_LENGTH_MAX and bool(_HOST.fullmatch(host)) and digits and 0 < int(port) < 65536
-
-
-def _parse(message: M, data: bytes) -> M:
-    try:
-        message.ParseFromString(data)
-    except DecodeError:
-        raise PeerError("malformed", "record does not parse") from None
-    return message
 
 
 def _pack(record: bytes, signature: bytes, membership: bytes) -> bytes:

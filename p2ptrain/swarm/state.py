@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from google.protobuf.message import DecodeError
 from torch import Tensor
 
 from p2ptrain.errors import PeerBusy, PeerError
+from p2ptrain.messages import parse
 from p2ptrain.pace import Pace
 from p2ptrain.ports import Bytes, PeerId, Transport
 from p2ptrain.training.replica import Replica, as_bytes
@@ -81,7 +81,7 @@ class StateServer:
                 self._frozen = None
 
     async def _freeze(self, peer: PeerId, request: Bytes) -> bytes:
-        asked = _parse(FreezeRequest, request)
+        asked = parse(FreezeRequest(), request)
         if asked.run != self._run:
             raise PeerError("wrong-run", f"{asked.run[:63]!r}, here {self._run!r}")
         if asked.model != self._replica.fingerprint:
@@ -109,7 +109,7 @@ class StateServer:
             raise PeerError("not-ready", "not merging yet") from None
 
     async def _fetch(self, peer: PeerId, request: Bytes) -> bytes:
-        asked = _parse(FetchRequest, request)
+        asked = parse(FetchRequest(), request)
         frozen = self._frozen
         if frozen is None or asked.snapshot != frozen.manifest.snapshot:
             raise PeerError("expired", "that snapshot is gone; ask for a new one")
@@ -219,7 +219,7 @@ async def _fetch_from(
     result: Download,
 ) -> None:
     """Take missing chunks until none is left; a chunk that fails goes back to the others."""
-    manifest = _parse(Manifest, await transport.call(donor, FREEZE, freeze, FREEZE_TIMEOUT_S))
+    manifest = parse(Manifest(), await transport.call(donor, FREEZE, freeze, FREEZE_TIMEOUT_S))
     _check(manifest, size)
     loop = asyncio.get_running_loop()
     while chunks.left:
@@ -230,7 +230,7 @@ async def _fetch_from(
             reply = await transport.call(donor, FETCH, fetch, pace.patience(donor))
             pace.observe(donor, loop.time() - started)
             where = slice(index * CHUNK_SIZE, min((index + 1) * CHUNK_SIZE, size))
-            result.vector[where] = _chunk(_parse(FetchReply, reply).payload, manifest.hashes[index], where)
+            result.vector[where] = _chunk(parse(FetchReply(), reply).payload, manifest.hashes[index], where)
         except BaseException:
             chunks.give_back(index)
             raise
@@ -256,10 +256,3 @@ def _chunk(payload: bytes, digest: bytes, where: slice) -> Tensor:
     if not torch.isfinite(chunk).all():
         raise PeerError("not-finite", "NaN or Inf in a state chunk")
     return chunk
-
-
-def _parse(kind, data: Bytes):  # type: ignore[no-untyped-def]
-    try:
-        return kind.FromString(bytes(data))
-    except DecodeError:
-        raise PeerError("malformed", f"not a {kind.__name__}") from None
