@@ -40,6 +40,8 @@ from p2ptrain.training.trainer import Trainer
 
 DISCOVERY_S = 5.0
 """How long a node that was told of others looks for them before it starts alone."""
+SEARCH_S = 60.0
+"""The same while one of the addresses may still lead to somebody: it has neither refused nor been reached."""
 STOP_TIMEOUT_S = 10.0
 """How long training, swaps and doubts may take to end after a signal."""
 LINGER_S = 600.0
@@ -253,10 +255,13 @@ class Daemon:
 
     async def _look_around(self) -> None:
         """Until somebody has weights and answers: who calls first may be a newcomer too, or not yet called back."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(DISCOVERY_S):
-                while not self._donors():
-                    await self._look_again()
+        now = asyncio.get_running_loop().time
+        started = now()
+        while not self._donors():
+            in_sight = self.membership.searching or bool(self._with_weights())
+            if now() - started > (SEARCH_S if in_sight else DISCOVERY_S):
+                return
+            await self._look_again()
 
     def _with_weights(self) -> list[Member]:
         states = (State.TRAINING, State.FINISHED, State.DONE)

@@ -41,6 +41,8 @@ class _Door:
     peer: PeerId | None = None
     """Who answered last."""
     silent: bool = False
+    is_shut: bool = False
+    """At the last attempt nobody lived there, or nobody who lets this node in. No answer in time is not that."""
 
 
 class Doors:
@@ -61,6 +63,11 @@ class Doors:
             if len(self._lost) >= LOST_MAX:
                 del self._lost[next(iter(self._lost))]
             self._lost[address] = _now() + LOST_FOR_S
+
+    @property
+    def promising(self) -> bool:
+        """Whether somebody not yet in the view may live at one of the bootstrap addresses."""
+        return any(not door.is_shut and not self._host.present(door.peer, door.address) for door in self._bootstrap)
 
     def start(self, group: asyncio.TaskGroup) -> None:
         # Many nodes of a new swarm come up within this time, and perhaps in several clusters.
@@ -93,10 +100,11 @@ class Doors:
                 again = f"trying again every {self._heartbeat_s:g} s"
                 self._emit(Noted("warning", f"bootstrap {door.address}: {error}; {again}"))
             door.silent = True
+            door.is_shut = error.reason != "deadline"
         else:
             if door.silent:
                 self._emit(Noted("info", f"bootstrap {door.address}: answers now"))
-            door.silent = False
+            door.silent = door.is_shut = False
 
     async def _seek_the_lost(self) -> None:
         while True:

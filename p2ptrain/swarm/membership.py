@@ -76,6 +76,11 @@ class Membership:
     def alone(self) -> bool:
         return len(self._view) == 0
 
+    @property
+    def searching(self) -> bool:
+        """Whether the bootstrap may still lead to somebody: an address has not been tried to its end."""
+        return self._doors.promising
+
     def view(self) -> list[Member]:
         """The living, without this node, in order of their ids."""
         return [known.member() for known in self._view.alive()]

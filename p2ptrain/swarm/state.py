@@ -30,7 +30,7 @@ MAX_DONORS = 3
 FREEZE_TIMEOUT_S = 20.0
 FINAL_WAIT_S = 10.0
 """How long a donor lets a caller wait that has begun to merge before the donor itself has."""
-FROZEN_FOR_S = 10.0
+FROZEN_FOR_S = 2.0
 """How long a snapshot is handed out to further newcomers before a newer one is made."""
 KEPT_FOR_S = 120.0
 """How long a snapshot that nobody fetches from stays in memory."""

@@ -223,6 +223,7 @@ async def test_a_dead_bootstrap_a_late_joiner_and_an_orderly_end_with_a_resume(t
         restarted = swarm.now
         await swarm.restart(late)
         await swarm.until(lambda: swarm.events(late, Exchanged, restarted), START_S)
+        await swarm.until(lambda: swarm.events(late, Stepped, restarted), 20)
         assert swarm.notes(late, newest.name)
         (_, resumed), *more = swarm.events(late, Resumed)
         assert not more
