@@ -43,7 +43,7 @@ IMPORTS = {
     "cryptography": "import p2ptrain.network.tls",
     "node.cli, node.single (typer, rich)": "import node.cli, node.single",
     "hivemind's DHT": "from p2ptrain.network import hivemind_part; hivemind_part.load()",
-    "node.daemon, the rest": "import node.daemon",
+    "node.machine, the rest": "import node.machine",
     "an optimizer": "optimizer = torch.optim.AdamW([weights := torch.zeros(9, requires_grad=True)])",
     "its first step": "weights.sum().backward(); optimizer.step()",
 }
@@ -208,7 +208,7 @@ def main() -> None:
     common.table("Imports, one after the other", ["import", "RSS MB", "adds MB", "adds USS MB", "takes s"], rows)
 
     reference = results.median("import torch")
-    before, after = (results.median(f"import {name}") for name in ("node.daemon, the rest", "its first step"))
+    before, after = (results.median(f"import {name}") for name in ("node.machine, the rest", "its first step"))
     rows = [
         (BARE, *reference[:2], 0.0),
         (STEPPED, *(reference[i] + after[i] - before[i] for i in (0, 1)), after[0] - before[0]),

@@ -121,7 +121,7 @@ def run(file: NodeFile, epoch_unix_s: float | None, as_json: bool) -> int:
 
 
 async def _run(file: NodeFile, epoch_unix_s: float, as_json: bool) -> int:
-    from node.daemon import run_node
+    from node.machine import run_node
 
     if as_json:
         lines = sinks.to_stdout()

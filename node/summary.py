@@ -20,8 +20,6 @@ from p2ptrain.telemetry.state import NodeState, SwarmState
 if TYPE_CHECKING:
     from p2ptrain.config import Topology
 
-FINAL = "final.safetensors"
-"""What a node leaves in its home: its last replica as one float32 tensor `flat`."""
 CHUNK = 1 << 18
 
 Summary = dict[str, Any]

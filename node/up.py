@@ -12,6 +12,7 @@ from rich.console import Console
 from node import live, report, resolve, summary
 from node.launcher import Swarm
 from p2ptrain.config import Topology
+from p2ptrain.daemon import FINAL
 from p2ptrain.errors import ConfigError
 from p2ptrain.telemetry.state import SwarmState, describe_exit
 
@@ -94,7 +95,7 @@ def _conclude(swarm: Swarm, out: Path, console: Console, interrupted: bool) -> i
     """Write and show the outcome."""
     state, topology = swarm.state, swarm.topology
     _complain(swarm, state)
-    alive = [swarm.home(node.name) / summary.FINAL for node in state.nodes.values() if node.alive]
+    alive = [swarm.home(node.name) / FINAL for node in state.nodes.values() if node.alive]
     result = summary.build(topology, state, swarm.now, summary.consensus(alive))
     summary.save(out / "summary.json", result)
     report.write(out / "report.html", state, result, resolve.dump(topology))

@@ -4,10 +4,11 @@ port        real                                        simulated
 Transport   grpc.aio over TLS (network.transport)       in-memory links (simulation.links)
 Directory   hivemind's DHT (network.dht)                the world's table, delayed and stale
 Compute     one worker thread (training.compute)        inline, charged in virtual seconds
+Disk        a folder (training.folder)                  a table that a crash tears (simulation.disk)
 Sink        JSON lines, the launcher's pipe, a list     a list
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import NewType, Protocol, TypeVar
@@ -77,6 +78,12 @@ class Transport(Protocol):
 
     def serve_stream(self, method: str, handler: StreamHandler) -> None: ...
 
+    async def start(self) -> None:
+        """Let calls in: everything is served by now."""
+        ...
+
+    async def close(self) -> None: ...
+
 
 class Directory(Protocol):
     """Introduces peers to each other; says nothing of who is alive."""
@@ -87,6 +94,18 @@ class Directory(Protocol):
 
     async def lookup(self) -> list[bytes]:
         """Every record that can be found, unverified."""
+        ...
+
+    def addresses(self) -> list[str]:
+        """Where others find this node's part of the directory, for its record."""
+        ...
+
+    def learn(self, addresses: Iterable[str]) -> None:
+        """Such addresses, from peers' records. Nonsense is left out."""
+        ...
+
+    async def run(self) -> None:
+        """Keep it going, until cancelled."""
         ...
 
 
@@ -100,6 +119,28 @@ class Compute(Protocol):
     async def train(self, work: Callable[[], T]) -> T:
         """A training step: returns no sooner than a device of this node's speed would be done."""
         ...
+
+    async def aside(self, work: Callable[[], T]) -> T:
+        """Work that needs not the model but time: writing a file, compiling. Beside everything else."""
+        ...
+
+
+class Disk(Protocol):
+    """A flat folder of one node's own. Everything raises `ConfigError` when the disk does not do it."""
+
+    def names(self) -> list[str]: ...
+
+    def read(self, name: str) -> bytes: ...
+
+    def write(self, name: str, content: bytes) -> None:
+        """Durable once it returns; a crash before that may leave any part of it."""
+        ...
+
+    def rename(self, name: str, to: str) -> None:
+        """All or nothing, whenever the power goes; durable once it returns."""
+        ...
+
+    def remove(self, name: str) -> None: ...
 
 
 class Sink(Protocol):

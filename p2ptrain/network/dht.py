@@ -102,9 +102,9 @@ class DhtDirectory:
         signed = [value for value in found.values() if isinstance(value, bytes) and len(value) <= SIZE_BYTES_MAX]
         return signed[:RECORDS_MAX]
 
-    def learn(self, texts: Iterable[str]) -> None:
+    def learn(self, addresses: Iterable[str]) -> None:
         """DHT addresses from peers' records: where to dial when alone. Nonsense is left out."""
-        for text in texts:
+        for text in addresses:
             try:
                 address = multiaddrs.parse(text)
             except ConfigError:

@@ -7,18 +7,17 @@ compute thread; `save` and `latest` may run anywhere.
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
+import safetensors.torch
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor
 
-from p2ptrain.errors import CheckpointError, ConfigError
+from p2ptrain.errors import CheckpointError
+from p2ptrain.ports import Disk
 from p2ptrain.registry import explain
 from p2ptrain.training.trainer import Trainer
 
@@ -111,64 +110,58 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
     trainer.steps = header.step
 
 
-def save(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write durably, then drop all but the newest two. Raises `ConfigError` if the folder cannot be written to."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(folder)
-        existing = _files(folder)
-        number = _number(existing[0]) + 1 if existing else 1
-        path = folder / f"{number:06d}-step-{checkpoint.step}.safetensors"
-        temporary = path.with_suffix(".tmp")
-        text = checkpoint.header.model_dump_json()
-        tensors = {"vector": checkpoint.vector, **checkpoint.tensors}
-        save_file(tensors, temporary, {"p2ptrain": text, "sha256": _digest(text, tensors)})
-        _sync(temporary)
-        temporary.replace(path)
-        _sync(folder)
-        for old in existing[KEPT - 1 :]:
-            old.unlink(missing_ok=True)
-    except (OSError, SafetensorError) as error:
-        raise ConfigError(f"checkpoints cannot be written to {folder}: {error}") from error
-    return path
+def save(disk: Disk, checkpoint: Checkpoint) -> str:
+    """Write durably, then drop all but the newest two; its name. Raises `ConfigError` if the disk does not take it."""
+    _remove_leftovers(disk)
+    existing = _names(disk)
+    number = _number(existing[0]) + 1 if existing else 1
+    name = f"{number:06d}-step-{checkpoint.step}"
+    text = checkpoint.header.model_dump_json()
+    tensors = {"vector": checkpoint.vector, **checkpoint.tensors}
+    disk.write(f"{name}.tmp", safetensors.torch.save(tensors, {"p2ptrain": text, "sha256": _digest(text, tensors)}))
+    disk.rename(f"{name}.tmp", f"{name}.safetensors")
+    for old in existing[KEPT - 1 :]:
+        disk.remove(old)
+    return f"{name}.safetensors"
 
 
-def latest(folder: Path, fingerprint: bytes, run: str) -> tuple[Checkpoint | None, list[CheckpointError]]:
+def latest(disk: Disk, fingerprint: bytes, run: str) -> tuple[Checkpoint | None, list[CheckpointError]]:
     """The newest checkpoint of this model and run that is whole, and why each newer one was refused."""
     refused: list[CheckpointError] = []
-    try:
-        _remove_leftovers(folder)
-        for path in _files(folder):
-            try:
-                return _load(path, fingerprint, run), refused
-            except CheckpointError as error:
-                refused.append(error)
-    except OSError as error:
-        raise ConfigError(f"checkpoints cannot be read from {folder}: {error}") from error
+    _remove_leftovers(disk)
+    for name in _names(disk):
+        try:
+            return _load(disk.read(name), fingerprint, run), refused
+        except CheckpointError as error:
+            refused.append(CheckpointError(f"{disk}{name}: {error}"))
     return None, refused
 
 
-def _load(path: Path, fingerprint: bytes, run: str) -> Checkpoint:
+def _load(content: bytes, fingerprint: bytes, run: str) -> Checkpoint:
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        tensors, metadata = safetensors.torch.load(content), _metadata(content)
         vector, text, digest = tensors["vector"], metadata["p2ptrain"], metadata["sha256"]
         version = json.loads(text)["version"]
         if version != VERSION:
-            raise CheckpointError(f"{path}: format version {version}, this program reads {VERSION}")
+            raise CheckpointError(f"format version {version}, this program reads {VERSION}")
         header = Header.model_validate_json(text)
     except ValidationError as error:
-        raise CheckpointError(f"{path}: damaged header: {explain(error)}") from None
+        raise CheckpointError(f"damaged header: {explain(error)}") from None
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: damaged: {type(error).__name__}: {error}") from None
+        raise CheckpointError(f"damaged: {type(error).__name__}: {error}") from None
     if digest != _digest(text, tensors):
-        raise CheckpointError(f"{path}: damaged: its content does not match its SHA-256")
+        raise CheckpointError("damaged: its content does not match its SHA-256")
     if header.fingerprint != fingerprint.hex():
-        raise CheckpointError(f"{path}: of another model")
+        raise CheckpointError("of another model")
     if header.run != run:
-        raise CheckpointError(f"{path}: of the run {header.run!r}, not {run!r}")
+        raise CheckpointError(f"of the run {header.run!r}, not {run!r}")
     return Checkpoint(header, vector, {name: tensor for name, tensor in tensors.items() if name != "vector"})
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    """Of a safetensors file: the library reads it from files only."""
+    length = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + length])["__metadata__"]
 
 
 def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
@@ -192,30 +185,18 @@ def _copy(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True).contiguous()
 
 
-def _files(folder: Path) -> list[Path]:
+def _names(disk: Disk) -> list[str]:
     """Newest first."""
-    if not folder.exists():
-        return []
-    found = [path for path in folder.iterdir() if path.suffix == ".safetensors" and path.name.split("-")[0].isdecimal()]
+    found = [name for name in disk.names() if name.endswith(".safetensors") and name.split("-")[0].isdecimal()]
     return sorted(found, key=_number, reverse=True)
 
 
-def _number(path: Path) -> int:
-    return int(path.name.split("-")[0])
+def _number(name: str) -> int:
+    return int(name.split("-")[0])
 
 
-def _remove_leftovers(folder: Path) -> None:
+def _remove_leftovers(disk: Disk) -> None:
     """A temporary file is there only if the process died while writing it."""
-    for path in folder.glob("*.tmp"):
-        path.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    """Force a file, or a folder's list of files, to the disk."""
-    if os.name == "nt" and path.is_dir():
-        return  # Windows has no such call
-    handle = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    for name in disk.names():
+        if name.endswith(".tmp"):
+            disk.remove(name)

@@ -32,6 +32,9 @@ class ThreadCompute:
             await asyncio.sleep(seconds * (1 / self.speed - 1))
         return result
 
+    async def aside(self, work: Callable[[], T]) -> T:
+        return await asyncio.to_thread(work)
+
     def close(self) -> None:
         """Drop work that has not begun, and wait for the piece under way."""
         self._pool.shutdown(wait=True, cancel_futures=True)

@@ -13,10 +13,11 @@ import psutil
 import pytest
 import yaml
 
-from node import launcher, summary
+from node import launcher
 from node.launcher import Swarm
 from node.up import up
 from p2ptrain.config import NodeFile, Topology, load
+from p2ptrain.daemon import FINAL
 from p2ptrain.errors import ConfigError
 from p2ptrain.telemetry import sinks
 from p2ptrain.telemetry.state import SwarmState
@@ -168,6 +169,7 @@ import asyncio, sys
 from pathlib import Path
 from node import launcher
 from p2ptrain.config import Topology
+from p2ptrain.daemon import FINAL
 launcher.PROGRAM = (sys.executable, sys.argv[1])
 file = {"run": {"task": "digits", "steps": 5000}, "nodes": [{"name": "a"}, {"name": "b"}]}
 async def main():
@@ -233,7 +235,7 @@ async def test_up_writes_summary_and_report(tmp_path: Path, capsys: pytest.Captu
     assert [item["got"] for item in result["expect"]] == [3, 0.9, pytest.approx(2e-4 / 3 / 1.01**2, rel=1e-3)]
     assert result["nodes"]["a"]["steps"] == 30
     assert "<svg" in (tmp_path / "report.html").read_text()
-    assert (tmp_path / "a" / summary.FINAL).is_file()
+    assert (tmp_path / "a" / FINAL).is_file()
     shown = capsys.readouterr().out
     assert "\x1b" not in shown
     assert "a is up at" in shown

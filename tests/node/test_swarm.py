@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 from node import resolve, summary
 from node.launcher import Swarm
 from p2ptrain.config import Topology
+from p2ptrain.daemon import FINAL
 from p2ptrain.telemetry.events import (
     Died,
     Evaluated,
@@ -94,7 +95,7 @@ async def test_three_nodes_find_each_other_train_and_agree_to_the_bit(tmp_path: 
         await swarm.whole(swarm.files, START_S)
         state = await swarm.finish()
     result = summary.build(
-        swarm.topology, state, swarm.now, summary.consensus([swarm.home(name) / summary.FINAL for name in state.nodes])
+        swarm.topology, state, swarm.now, summary.consensus([swarm.home(name) / FINAL for name in state.nodes])
     )
     assert result["ok"]
     assert result["consensus"] == 0.0
@@ -211,8 +212,8 @@ async def test_a_dead_bootstrap_a_late_joiner_and_an_orderly_end_with_a_resume(t
         assert swarm.state.nodes[late].exit_code is None
         (_, stopped), *more = swarm.events(late, Stopped)
         assert not more
-        assert load_file(swarm.home(late) / summary.FINAL)["flat"].shape == (4810,)
-        assert stopped.digest == summary_digest(swarm.home(late) / summary.FINAL)
+        assert load_file(swarm.home(late) / FINAL)["flat"].shape == (4810,)
+        assert stopped.digest == summary_digest(swarm.home(late) / FINAL)
         for name in (founder, early):
             assert [event.reason for _, event in swarm.events(name, Left)] == ["leaving"], name
 

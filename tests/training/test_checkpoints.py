@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from p2ptrain.errors import CheckpointError, ConfigError
-from p2ptrain.training import checkpoints
+from p2ptrain.training import checkpoints, folder
 from p2ptrain.training.checkpoints import Checkpoint, capture, latest, restore, save
+from p2ptrain.training.folder import Folder
 from p2ptrain.training.replica import Replica
 from p2ptrain.training.tasks.digits import Digits
 from p2ptrain.training.trainer import Recipe, Trainer
@@ -65,9 +66,9 @@ FINGERPRINT = trainer().replica.fingerprint
 def test_training_goes_on_bit_for_bit(tmp_path: Path, recipe: dict[str, Any]) -> None:
     uninterrupted = trained(6, **recipe)
     before = trained(3, **recipe)
-    save(tmp_path, capture(before, "demo", 0.0))
+    save(Folder(tmp_path), capture(before, "demo", 0.0))
     after = trainer(**recipe)
-    found, refused = latest(tmp_path, after.replica.fingerprint, "demo")
+    found, refused = latest(Folder(tmp_path), after.replica.fingerprint, "demo")
     assert found is not None
     assert refused == []
     restore(after, found)
@@ -103,8 +104,8 @@ def test_a_capture_holds_corrections_that_wait(tmp_path: Path) -> None:
 
 
 def test_what_was_saved_is_what_is_loaded(tmp_path: Path, sample: Checkpoint) -> None:
-    save(tmp_path / "new" / "folder", sample)
-    found, refused = latest(tmp_path / "new" / "folder", FINGERPRINT, "demo")
+    save(Folder(tmp_path / "new" / "folder"), sample)
+    found, refused = latest(Folder(tmp_path / "new" / "folder"), FINGERPRINT, "demo")
     assert found is not None
     assert equal(found, sample)
     assert refused == []
@@ -115,22 +116,22 @@ def test_the_newest_two_are_kept_and_the_newest_is_not_the_one_with_most_steps(
 ) -> None:
     # A node whose disk was restored, or that starts over, may save a smaller step after a larger one.
     for step in (9, 5, 1, 7, 2):
-        save(tmp_path, dataclasses.replace(sample, header=sample.header.model_copy(update={"step": step})))
+        save(Folder(tmp_path), dataclasses.replace(sample, header=sample.header.model_copy(update={"step": step})))
     assert [path.name for path in sorted(tmp_path.iterdir())] == [
         "000004-step-7.safetensors",
         "000005-step-2.safetensors",
     ]
-    found, _ = latest(tmp_path, FINGERPRINT, "demo")
+    found, _ = latest(Folder(tmp_path), FINGERPRINT, "demo")
     assert found is not None
     assert found.step == 2
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    assert latest(tmp_path / "none", FINGERPRINT, "demo") == (None, [])
+    assert latest(Folder(tmp_path / "none"), FINGERPRINT, "demo") == (None, [])
 
 
 def test_a_crash_between_write_and_rename(tmp_path: Path, sample: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    save(tmp_path, sample)
+    save(Folder(tmp_path), sample)
 
     class Killed(BaseException):
         pass
@@ -141,14 +142,14 @@ def test_a_crash_between_write_and_rename(tmp_path: Path, sample: Checkpoint, mo
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", die)
         with pytest.raises(Killed):
-            save(tmp_path, sample)
+            save(Folder(tmp_path), sample)
     (tmp_path / "000009-step-1.tmp").write_bytes(b"half")
     assert len(list(tmp_path.glob("*.tmp"))) == 2
-    found, refused = latest(tmp_path, FINGERPRINT, "demo")
+    found, refused = latest(Folder(tmp_path), FINGERPRINT, "demo")
     assert found is not None
     assert refused == []
     assert list(tmp_path.glob("*.tmp")) == []
-    save(tmp_path, sample)
+    save(Folder(tmp_path), sample)
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -156,25 +157,25 @@ def test_file_and_folder_are_on_the_disk_before_the_old_one_goes(
     tmp_path: Path, sample: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
-    for owner, name in ((checkpoints, "_sync"), (Path, "replace"), (Path, "unlink")):
+    for owner, name in ((folder.os, "fsync"), (Path, "replace"), (Path, "unlink")):
         original: Callable[..., Any] = getattr(owner, name)
 
-        def spy(path: Path, *rest: Any, _name: str = name, _call: Callable[..., Any] = original, **more: Any) -> Any:
-            calls.append(f"{_name} {path.suffix or 'folder'}")
-            return _call(path, *rest, **more)
+        def spy(first: Any, *rest: Any, _name: str = name, _call: Callable[..., Any] = original, **more: Any) -> Any:
+            calls.append(_name)
+            return _call(first, *rest, **more)
 
         monkeypatch.setattr(owner, name, spy)
     for _ in range(3):
         calls.clear()
-        save(tmp_path, sample)
-    assert calls == ["_sync .tmp", "replace .tmp", "_sync folder", "unlink .safetensors"]
+        save(Folder(tmp_path), sample)
+    assert calls == ["fsync", "replace", "fsync", "unlink"]
 
 
 def test_a_damaged_one_is_refused_and_the_one_before_is_used(tmp_path: Path, sample: Checkpoint) -> None:
-    save(tmp_path, sample)
-    newest = save(tmp_path, sample)
+    save(Folder(tmp_path), sample)
+    newest = tmp_path / save(Folder(tmp_path), sample)
     newest.write_bytes(newest.read_bytes()[:-100])
-    found, refused = latest(tmp_path, FINGERPRINT, "demo")
+    found, refused = latest(Folder(tmp_path), FINGERPRINT, "demo")
     assert found is not None
     assert equal(found, sample)
     (error,) = refused
@@ -183,7 +184,8 @@ def test_a_damaged_one_is_refused_and_the_one_before_is_used(tmp_path: Path, sam
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory, sample: Checkpoint) -> tuple[Path, bytes]:
-    path = save(tmp_path_factory.mktemp("checkpoints"), sample)
+    home = tmp_path_factory.mktemp("checkpoints")
+    path = home / save(Folder(home), sample)
     return path, path.read_bytes()
 
 
@@ -199,7 +201,7 @@ def test_flipped_bits_never_load_as_something_else(
     for place in data.draw(st.lists(places, min_size=1, max_size=3)):
         damaged[place] ^= 1 << data.draw(st.integers(0, 7))
     path.write_bytes(damaged)
-    found, refused = latest(path.parent, FINGERPRINT, "demo")
+    found, refused = latest(Folder(path.parent), FINGERPRINT, "demo")
     assert (found is None) == (len(refused) == 1)
     assert found is None or equal(found, sample)
 
@@ -211,7 +213,7 @@ def test_flipped_bits_never_load_as_something_else(
 def test_truncated_files_are_refused(written: tuple[Path, bytes], length: int) -> None:
     path, content = written
     path.write_bytes(content[: length % len(content)])
-    found, (error,) = latest(path.parent, FINGERPRINT, "demo")
+    found, (error,) = latest(Folder(path.parent), FINGERPRINT, "demo")
     assert found is None
     assert "damaged" in str(error)
 
@@ -221,23 +223,23 @@ def test_truncated_files_are_refused(written: tuple[Path, bytes], length: int) -
 def test_any_bytes_are_refused(written: tuple[Path, bytes], content: bytes) -> None:
     path, _ = written
     path.write_bytes(content)
-    found, refused = latest(path.parent, FINGERPRINT, "demo")
+    found, refused = latest(Folder(path.parent), FINGERPRINT, "demo")
     assert found is None
     assert len(refused) == 1
 
 
 def test_other_versions_models_and_runs_are_refused(tmp_path: Path, sample: Checkpoint) -> None:
-    save(tmp_path, sample)
+    save(Folder(tmp_path), sample)
     for fingerprint, run, message in (
         (b"\0" * 32, "demo", "of another model"),
         (FINGERPRINT, "other", "of the run 'demo', not 'other'"),
     ):
-        found, (error,) = latest(tmp_path, fingerprint, run)
+        found, (error,) = latest(Folder(tmp_path), fingerprint, run)
         assert found is None
         assert message in str(error)
     future = dataclasses.replace(sample, header=sample.header.model_copy(update={"version": 2}))
-    save(tmp_path, future)
-    found, (error,) = latest(tmp_path, FINGERPRINT, "demo")
+    save(Folder(tmp_path), future)
+    found, (error,) = latest(Folder(tmp_path), FINGERPRINT, "demo")
     assert found is not None
     assert "format version 2, this program reads 1" in str(error)
 
@@ -245,18 +247,18 @@ def test_other_versions_models_and_runs_are_refused(tmp_path: Path, sample: Chec
 def test_safetensors_of_others_are_refused(tmp_path: Path) -> None:
     save_file({"vector": torch.zeros(3)}, tmp_path / "000001-step-1.safetensors")
     save_file({"vector": torch.zeros(3)}, tmp_path / "weights.safetensors")
-    found, refused = latest(tmp_path, FINGERPRINT, "demo")
+    found, refused = latest(Folder(tmp_path), FINGERPRINT, "demo")
     assert found is None
     assert len(refused) == 1
     assert (tmp_path / "weights.safetensors").exists()
 
 
 def test_a_file_with_a_true_hash_but_no_sense_is_refused(tmp_path: Path, sample: Checkpoint) -> None:
-    path = save(tmp_path, sample)
+    path = tmp_path / save(Folder(tmp_path), sample)
     tensors = load_file(path)
     text = json.dumps({**sample.header.model_dump(), "step": "three"})
     save_file(tensors, path, {"p2ptrain": text, "sha256": checkpoints._digest(text, tensors)})
-    found, (error,) = latest(tmp_path, FINGERPRINT, "demo")
+    found, (error,) = latest(Folder(tmp_path), FINGERPRINT, "demo")
     assert found is None
     assert "step" in str(error)
 
@@ -283,6 +285,6 @@ def test_a_changed_learning_rate_is_kept_on_resuming(sample: Checkpoint) -> None
 def test_a_folder_that_cannot_be_written_to(tmp_path: Path, sample: Checkpoint) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=str(tmp_path / "file")):
-        save(tmp_path / "file" / "folder", sample)
+        save(Folder(tmp_path / "file" / "folder"), sample)
     with pytest.raises(ConfigError, match=str(tmp_path / "file")):
-        save(tmp_path / "file", sample)
+        save(Folder(tmp_path / "file"), sample)

@@ -1,0 +1,108 @@
+"""The real machine under a node: identity and TLS, gRPC, the DHT, one worker thread, a folder, the clock.
+
+Put together in that order, taken down in the other.
+"""
+
+import asyncio
+import signal
+import time
+from contextlib import AsyncExitStack
+
+from p2ptrain.config import NodeConfig, NodeFile
+from p2ptrain.daemon import Daemon, Machine
+from p2ptrain.errors import ConfigError, PeerError
+from p2ptrain.network.dht import DhtDirectory
+from p2ptrain.network.identity import Identity
+from p2ptrain.network.multiaddrs import split_bootstrap
+from p2ptrain.network.tls import Credentials
+from p2ptrain.network.transport import Cleartext, GrpcTransport
+from p2ptrain.ports import PeerId, Sink
+from p2ptrain.telemetry.events import Rejected
+from p2ptrain.training.compute import ThreadCompute
+from p2ptrain.training.folder import Folder
+
+
+async def run_node(file: NodeFile, sink: Sink) -> int:
+    """Run until the training is over or a signal comes; the exit code (130 after SIGINT). Raises `ConfigError`."""
+    async with AsyncExitStack() as stack:
+        interrupt = _Interrupt(stack)
+        daemon = await Daemon.assemble(file, await set_up(file, sink, stack))
+        interrupt.concerns(daemon)
+        await daemon.run()
+    return 130 if interrupt.number == signal.SIGINT else 0
+
+
+class _Interrupt:
+    """The first SIGINT or SIGTERM asks the daemon to leave, the second ends the process at once."""
+
+    def __init__(self, stack: AsyncExitStack) -> None:
+        self.number: int | None = None
+        self._daemon: Daemon | None = None
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._caught, number)
+            stack.callback(loop.remove_signal_handler, number)
+
+    def concerns(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        if self.number is not None:
+            daemon.stop()
+
+    def _caught(self, number: int) -> None:
+        if self.number is not None:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self.number = number
+        if self._daemon is not None:
+            self._daemon.stop()
+
+
+async def set_up(file: NodeFile, sink: Sink, stack: AsyncExitStack) -> Machine:
+    """Takes ports and starts helpers, all of which `stack` gives back. Raises `ConfigError`."""
+    config = file.node
+    compute = ThreadCompute(config.speed, config.threads)
+    stack.callback(compute.close)
+    try:
+        config.home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"node.home: {config.home}: {error.strerror}") from None
+    identity = Identity.load_or_create(config.home)
+    credentials = Credentials(identity, config.key, file.name) if config.tls else None
+
+    def turned_away(caller: str, error: PeerError) -> None:
+        sink.emit(Rejected(PeerId(caller), error.reason, error.detail))
+
+    transport = GrpcTransport(identity.peer, credentials or Cleartext(), turned_away)
+    address = transport.bind(config.listen)
+    stack.push_async_callback(transport.close)
+    hosts, multiaddrs = split_bootstrap(config.bootstrap)
+    return Machine(
+        peer=identity.peer,
+        public_key=identity.public_key,
+        sign=identity.sign,
+        certificate=credentials.certificate_der if credentials else b"",
+        addresses=config.announce or (address,),
+        bootstrap=tuple(hosts),
+        transport=transport,
+        directory=await _start_directory(file.name, config, multiaddrs, sink, stack),
+        compute=compute,
+        home=Folder(config.home),
+        checkpoints=Folder(config.home / "checkpoints"),
+        now_unix=time.time,
+        emit=sink.emit,
+    )
+
+
+async def _start_directory(
+    swarm: str, config: NodeConfig, multiaddrs: list[str], sink: Sink, stack: AsyncExitStack
+) -> DhtDirectory | None:
+    if not config.dht:
+        if multiaddrs:
+            raise ConfigError(f"node.bootstrap: {multiaddrs[0]} is a DHT address, but node.dht is off")
+        return None
+    directory = DhtDirectory(
+        swarm, config.key, home=config.home, listen=config.dht_listen, bootstrap=multiaddrs, emit=sink.emit
+    )
+    await directory.start()
+    stack.push_async_callback(directory.close)
+    return directory
