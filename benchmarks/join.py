@@ -11,9 +11,9 @@ from pathlib import Path
 from benchmarks.common import arguments, table, write_json
 from node import resolve
 from node.launcher import Swarm
-from p2ptrain.config import Topology
 from p2ptrain.telemetry.events import Joined, Stamped, Started
 from p2ptrain.telemetry.state import SwarmState
+from p2ptrain.topology import Topology
 
 START_S = 180.0
 

@@ -18,7 +18,8 @@ import torch
 from benchmarks import common
 from node import resolve
 from node.up import up
-from p2ptrain.config import NodeFile, Topology, load
+from p2ptrain.config import NodeFile, load
+from p2ptrain.topology import Topology
 from p2ptrain.training.replica import Replica
 from p2ptrain.training.splits import examples
 from p2ptrain.training.trainer import Trainer

@@ -107,7 +107,8 @@ def up(
             known = "is planned; this version runs" if runtime in ("sim", "docker") else "is unknown; there is"
             raise ConfigError(f"--runtime {runtime} {known} only --runtime process")
         from node import up as runner
-        from p2ptrain.config import Topology, load
+        from p2ptrain.config import load
+        from p2ptrain.topology import Topology
 
         topology = load(file, Topology, {**_overrides(settings), **({} if seed is None else {"run.seed": seed})})
         folder = out or Path("runs") / f"{topology.name}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -203,7 +204,8 @@ def check(
     """Explain a topology file without running it: nodes, neighbours, parameters, bytes, length."""
     with _mistakes(str(file)):
         from node import explain, resolve
-        from p2ptrain.config import Topology, load
+        from p2ptrain.config import load
+        from p2ptrain.topology import Topology
 
         topology = load(file, Topology, _overrides(settings))
         if effective:

@@ -15,10 +15,11 @@ from pydantic_core import PydanticUndefined
 
 from node.units import duration, number, size
 from p2ptrain import aggregators, codecs, graphs, strategies
-from p2ptrain.config import RunConfig, Topology
+from p2ptrain.config import RunConfig
 from p2ptrain.errors import ConfigError
 from p2ptrain.registry import Component
 from p2ptrain.seeds import numpy_random
+from p2ptrain.topology import Topology
 from p2ptrain.training import devices, tasks
 
 KINDS: dict[str, ModuleType] = {

@@ -15,10 +15,11 @@ from pathlib import Path
 from types import TracebackType
 
 from node import resolve
-from p2ptrain.config import NodeFile, Topology
+from p2ptrain.config import NodeFile
 from p2ptrain.telemetry import sinks
 from p2ptrain.telemetry.events import Died, Event, Noted, Restarted, Stamped, from_json
 from p2ptrain.telemetry.state import SwarmState, apply, expecting
+from p2ptrain.topology import Topology
 
 MAX_LINE = 1 << 20
 DRAIN_S = 25.0

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 import yaml
 
-from p2ptrain.config import NodeFile, Topology
+from p2ptrain.config import NodeFile
 from p2ptrain.errors import ConfigError
+from p2ptrain.topology import Topology
 from p2ptrain.training import devices, splits
 from p2ptrain.training.trainer import make_optimizer
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from node import live, resolve
 from node.up import ticking
-from p2ptrain.config import NodeConfig, NodeFile, Topology, load
+from p2ptrain.config import NodeConfig, NodeFile, load
 from p2ptrain.errors import ConfigError, PeerError
 from p2ptrain.network.identity import Identity
 from p2ptrain.network.invites import ADDRESSES_MAX, Invite
@@ -25,6 +25,7 @@ from p2ptrain.swarm import describe
 from p2ptrain.telemetry import sinks
 from p2ptrain.telemetry.events import Stamped, Started
 from p2ptrain.telemetry.state import apply, expecting
+from p2ptrain.topology import Topology
 
 
 def from_options(options: dict[str, Any]) -> NodeFile:

@@ -18,7 +18,7 @@ from node.units import MISSING, clean, duration, number, size
 from p2ptrain.telemetry.state import NodeState, SwarmState
 
 if TYPE_CHECKING:
-    from p2ptrain.config import Topology
+    from p2ptrain.topology import Topology
 
 CHUNK = 1 << 18
 

@@ -11,10 +11,10 @@ from rich.console import Console
 
 from node import live, report, resolve, summary
 from node.launcher import Swarm
-from p2ptrain.config import Topology
 from p2ptrain.daemon import FINAL
 from p2ptrain.errors import ConfigError
 from p2ptrain.telemetry.state import SwarmState, describe_exit
+from p2ptrain.topology import Topology
 
 OK, FAILED, INTERRUPTED = 0, 1, 130
 TICK_S = 0.25

@@ -1,35 +1,30 @@
-"""What a person writes: a topology file (a whole swarm) or a node file (one daemon). Strict models, errors with line
-and key.
+"""What a person writes: strict models, errors with line and key.
 
 RunConfig      what the swarm agrees on: task, strategy, codec, aggregator, length, data
 NodeConfig     what is one machine's own: name, address, key, folder, device
 NodeFile       run + graph + node: what `p2ptrain node --config` reads
-Topology       run + graph + a list of nodes + what must hold: what `p2ptrain up` reads
+Topology       a whole swarm, in `p2ptrain.topology`: what `p2ptrain up` reads
 """
 
-import operator
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     SerializeAsAny,
     ValidationError,
-    model_validator,
 )
 
 from p2ptrain import aggregators, codecs, graphs, strategies
 from p2ptrain.errors import ConfigError
-from p2ptrain.registry import explain
+from p2ptrain.registry import explain, place_of
 from p2ptrain.swarm.records import NAME
-from p2ptrain.training import devices, tasks
+from p2ptrain.training import tasks
 from p2ptrain.training.splits import Data
 
 
@@ -100,85 +95,6 @@ class NodeConfig(Strict):
     """Seconds between checkpoints."""
 
 
-class Expectation(Strict):
-    """`accuracy: ">= 0.93"`: a comparison that the finished run must satisfy."""
-
-    relation: Literal[">=", "<=", ">", "<", "=="]
-    bound: float
-
-    def __str__(self) -> str:
-        return f"{self.relation} {self.bound:g}"
-
-    def holds(self, got: float | None) -> bool:
-        compare: dict[str, Callable[[float, float], bool]] = {
-            ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt, "==": operator.eq,
-        }  # fmt: skip
-        return got is not None and compare[self.relation](got, self.bound)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _parse(cls, value: Any) -> Any:
-        if isinstance(value, int | float):
-            return {"relation": "==", "bound": value}
-        if isinstance(value, str):
-            found = re.fullmatch(r"\s*(>=|<=|==|>|<)\s*([-+0-9.eE]+)\s*", value)
-            if not found:
-                raise ValueError(f'write a comparison such as ">= 0.93", not {value!r}')
-            return {"relation": found[1], "bound": found[2]}
-        return value
-
-
-class NodeGroup(Strict):
-    """`count` nodes alike."""
-
-    count: int = Field(1, gt=0, le=10_000)
-    name: str | None = Field(None, pattern=NAME)
-    """Default: `node-<slot>`; with a count above one, `<name>-<n>`."""
-    device: Annotated[str, AfterValidator(devices.check_profile)] = "this-machine"
-    """A device profile: how fast the node is, relative to the fastest of the file."""
-    site: str = "local"
-
-
-class Topology(Strict):
-    """A swarm to bring up."""
-
-    name: str = Field("swarm", pattern=NAME)
-    run: RunConfig
-    graph: Annotated[SerializeAsAny[graphs.Graph] | None, BeforeValidator(graphs.parse)] = None
-    """Who talks to whom; None: everyone to everyone."""
-    nodes: tuple[NodeGroup, ...] = (NodeGroup.model_validate({"count": 4}),)
-    node: dict[str, Any] = {}
-    """Settings of `NodeConfig` for every node, e.g. `heartbeat: 1`."""
-    expect: dict[Literal["accuracy", "loss", "consensus", "alive"], Expectation] = {}
-    """`accuracy` and `loss` are the worst honest node's."""
-
-    @property
-    def num_nodes(self) -> int:
-        return sum(group.count for group in self.nodes)
-
-    def members(self) -> list[tuple[str, NodeGroup]]:
-        """(name, group) of each node in order of slots."""
-        found: list[tuple[str, NodeGroup]] = []
-        for group in self.nodes:
-            for index in range(group.count):
-                base = group.name or f"node-{len(found)}"
-                found.append((f"{base}-{index}" if group.name and group.count > 1 else base, group))
-        return found
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "Topology":
-        names = [name for name, _ in self.members()]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"two nodes are named {twice[0]}")
-        if self.graph is not None and self.graph.num_nodes != len(names):
-            raise ValueError(f"graph has {self.graph.num_nodes} vertices for {len(names)} nodes")
-        if self.run.steps is None and self.run.seconds is None:
-            raise ValueError("run: give steps or seconds, or the swarm never ends")
-        NodeConfig.model_validate({"name": names[0], **self.node})
-        return self
-
-
 class NodeFile(Strict):
     """One daemon's whole configuration."""
 
@@ -213,7 +129,7 @@ def load(path: Path, model: type[M], overrides: dict[str, Any] | None = None) ->
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        loc = error.errors()[0]["loc"]
+        loc = place_of(error.errors()[0])
         raise ConfigError(f"{path}:{_line(tree, loc)}: {explain(error)}") from None
 
 

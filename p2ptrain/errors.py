@@ -40,3 +40,11 @@ class PeerBusy(PeerError):
 
     def __init__(self) -> None:
         super().__init__("busy")
+
+
+class Misplaced(ValueError):
+    """Parts of a configuration contradict each other; `place` is the path of keys to where it is best mended."""
+
+    def __init__(self, place: tuple[str | int, ...], reason: str) -> None:
+        super().__init__(reason)
+        self.place = place

@@ -11,8 +11,9 @@ from importlib.metadata import entry_points
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic_core import ErrorDetails
 
-from p2ptrain.errors import ConfigError
+from p2ptrain.errors import ConfigError, Misplaced
 
 
 class Component(BaseModel):
@@ -100,8 +101,14 @@ def explain(error: ValidationError) -> str:
     """A pydantic error as one line: `ratio: Input should be less than or equal to 1 (got 3)`."""
     lines = []
     for item in error.errors():
-        place = ".".join(str(part) for part in item["loc"])
+        place = ".".join(str(part) for part in place_of(item))
         got = "" if isinstance(item["input"], dict | list | BaseModel) else f" (got {item['input']!r})"
         message = item["msg"].removeprefix("Value error, ")
         lines.append(f"{place}: {message}{got}" if place else f"{message}{got}")
     return "; ".join(lines)
+
+
+def place_of(item: ErrorDetails) -> tuple[str | int, ...]:
+    """The path of keys to what is wrong."""
+    cause = item.get("ctx", {}).get("error")
+    return (*item["loc"], *(cause.place if isinstance(cause, Misplaced) else ()))

@@ -159,6 +159,17 @@ class Restarted(Event):
 
 
 @dataclass(frozen=True)
+class Faulted(Event):
+    """Said by whoever runs the topology: a fault of its file began or ended. `fault` is its index there, and `whom`
+    the names it befalls, separated by spaces; pairs of nodes are written `from>to`."""
+
+    fault: int
+    verb: str
+    what: str
+    whom: str
+
+
+@dataclass(frozen=True)
 class Stamped:
     """An event with where and when."""
 

@@ -14,6 +14,7 @@ from p2ptrain.telemetry.events import Event, Stamped
 
 MAX_POINTS = 2000
 MAX_NOTES = 200
+MAX_FAULTS = 10_000
 MAX_REASONS = 50
 MAX_PARTNERS = 256
 SMOOTHING = 0.05
@@ -135,7 +136,7 @@ class Note:
     time: float
     node: str
     level: Literal["info", "warning", "error"]
-    kind: Literal["noted", "rejected", "died", "restarted"]
+    kind: Literal["noted", "rejected", "died", "restarted", "faulted"]
     message: str
 
 
@@ -151,6 +152,8 @@ class SwarmState:
     consensus_series: Series = Series()
     """(time, estimate) of each exchange"""
     notes: tuple[Note, ...] = ()
+    faults: tuple[Stamped, ...] = ()
+    """What was done to the swarm on purpose, the first `MAX_FAULTS`: `Faulted` events."""
 
     @property
     def num_alive(self) -> int:
@@ -168,6 +171,8 @@ def expecting(names: Iterable[str]) -> SwarmState:
 
 def apply(state: SwarmState, stamped: Stamped) -> SwarmState:
     """The state after one more event."""
+    if isinstance(stamped.event, events.Faulted):
+        return _befall(state, stamped, stamped.event)
     before = state.nodes.get(stamped.node) or NodeState(stamped.node)
     after = _mark(_fold(stamped.event, before, stamped.time), stamped.time)
     after_state = replace(state, time=max(state.time, stamped.time), nodes={**state.nodes, stamped.node: after})
@@ -299,6 +304,11 @@ def _count(counts: Counts, key: str, max_keys: int = MAX_REASONS) -> Counts:
     """Reasons come from a fixed set, but what comes from outside is bounded all the same."""
     known = key if key in counts or len(counts) < max_keys else "other"
     return {**counts, known: counts.get(known, 0) + 1}
+
+
+def _befall(state: SwarmState, stamped: Stamped, event: events.Faulted) -> SwarmState:
+    notes = (*state.notes, Note(stamped.time, stamped.node, "info", "faulted", event.what))[-MAX_NOTES:]
+    return replace(state, notes=notes, faults=(*state.faults, stamped)[:MAX_FAULTS])
 
 
 def _mark(node: NodeState, time: float) -> NodeState:

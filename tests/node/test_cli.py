@@ -15,10 +15,11 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from node import cli, resolve, single
-from p2ptrain.config import NodeFile, Topology, load
+from p2ptrain.config import NodeFile, load
 from p2ptrain.errors import ConfigError
 from p2ptrain.network.invites import Invite
 from p2ptrain.telemetry.events import Stamped, to_json
+from p2ptrain.topology import Topology
 
 TOPOLOGIES = Path(__file__).parents[2] / "topologies"
 GOOD = """\
@@ -56,7 +57,7 @@ def good(tmp_path: Path) -> Path:
             r"bad.yaml:4: run.codec: codec 'topk': ratio: .*\(got 3\).*",
         ),
         ("task: digits", "task: ./none.py", r"bad.yaml:3: run.task: no task file at none.py.*"),
-        ("  steps: 10\n", "", r"bad.yaml:1: run: give steps or seconds.*"),
+        ("  steps: 10\n", "", r"bad.yaml:2: run: give steps or seconds.*"),
         ("count: 2", "device: pdp11", r"bad.yaml:6: nodes.0.device: unknown device profile.*"),
         ("count: 2", "count: 3000", r"bad.yaml: data.shards: 3000 parts of .*"),
         ("nodes:", "node: {home: x}\nnodes:", r"bad.yaml: node.home: every node has its own.*"),

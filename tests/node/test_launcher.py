@@ -16,11 +16,12 @@ import yaml
 from node import launcher
 from node.launcher import Swarm
 from node.up import up
-from p2ptrain.config import NodeFile, Topology, load
+from p2ptrain.config import NodeFile, load
 from p2ptrain.daemon import FINAL
 from p2ptrain.errors import ConfigError
 from p2ptrain.telemetry import sinks
 from p2ptrain.telemetry.state import SwarmState
+from p2ptrain.topology import Topology
 
 FAKE = str(Path(__file__).with_name("fake_daemon.py"))
 
@@ -168,7 +169,7 @@ LAUNCH = """
 import asyncio, sys
 from pathlib import Path
 from node import launcher
-from p2ptrain.config import Topology
+from p2ptrain.topology import Topology
 from p2ptrain.daemon import FINAL
 launcher.PROGRAM = (sys.executable, sys.argv[1])
 file = {"run": {"task": "digits", "steps": 5000}, "nodes": [{"name": "a"}, {"name": "b"}]}

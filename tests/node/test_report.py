@@ -8,11 +8,11 @@ import pytest
 from node import report, summary
 from node.report import charts
 from node.report.charts import Chart, Line
-from p2ptrain.config import Topology
 from p2ptrain.errors import ConfigError
 from p2ptrain.telemetry import events
 from p2ptrain.telemetry.events import Stamped, to_json
 from p2ptrain.telemetry.state import SwarmState, apply
+from p2ptrain.topology import Topology
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 

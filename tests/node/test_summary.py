@@ -11,10 +11,10 @@ from rich.console import Console
 from safetensors.numpy import save_file
 
 from node import summary
-from p2ptrain.config import Topology
 from p2ptrain.telemetry import events
 from p2ptrain.telemetry.events import Stamped
 from p2ptrain.telemetry.state import SwarmState, apply, expecting, fold
+from p2ptrain.topology import Topology
 
 KEYS = ["name", "runtime", "seed", "seconds", "ok", "expect", "nodes", "consensus", "trace", "faults"]
 NODE_KEYS = [

@@ -10,7 +10,6 @@ from safetensors.numpy import load_file
 
 from node import resolve, summary
 from node.launcher import Swarm
-from p2ptrain.config import Topology
 from p2ptrain.daemon import FINAL
 from p2ptrain.telemetry.events import (
     Died,
@@ -29,6 +28,7 @@ from p2ptrain.telemetry.events import (
     Stopped,
 )
 from p2ptrain.telemetry.state import SwarmState
+from p2ptrain.topology import Topology
 
 HEARTBEAT_S = 1.0
 SPEED = 0.1

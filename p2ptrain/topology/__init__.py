@@ -1,0 +1,155 @@
+"""A topology file, which `p2ptrain up` reads: a swarm, its links, its faults, and what must hold in the end."""
+
+import operator
+import re
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
+
+from p2ptrain import graphs
+from p2ptrain.config import NodeConfig, RunConfig, Strict
+from p2ptrain.errors import Misplaced
+from p2ptrain.registry import explain
+from p2ptrain.swarm.records import NAME
+from p2ptrain.topology.faults import AnyFault
+from p2ptrain.topology.links import Link, Pair
+from p2ptrain.topology.plan import Cast, Deed, plan
+from p2ptrain.topology.quantities import Seconds
+from p2ptrain.training import devices
+
+Measure = Literal["accuracy", "loss", "consensus", "alive", "views"]
+
+
+class Expectation(Strict):
+    """`accuracy: ">= 0.93"`: a comparison that the finished run must satisfy."""
+
+    relation: Literal[">=", "<=", ">", "<", "=="]
+    bound: float
+
+    def __str__(self) -> str:
+        return f"{self.relation} {self.bound:g}"
+
+    def holds(self, got: float | None) -> bool:
+        compare: dict[str, Callable[[float, float], bool]] = {
+            ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt, "==": operator.eq,
+        }  # fmt: skip
+        return got is not None and compare[self.relation](got, self.bound)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parse(cls, value: Any) -> Any:
+        if isinstance(value, int | float):
+            return {"relation": "==", "bound": value}
+        if isinstance(value, str):
+            found = re.fullmatch(r"\s*(>=|<=|==|>|<)\s*([-+0-9.eE]+)\s*", value)
+            if not found:
+                raise ValueError(f'write a comparison such as ">= 0.93", not {value!r}')
+            return {"relation": found[1], "bound": found[2]}
+        return value
+
+
+class NodeGroup(Strict):
+    """`count` nodes alike."""
+
+    count: int = Field(1, gt=0, le=10_000)
+    name: str | None = Field(None, pattern=NAME)
+    """Default: `node-<slot>`; with a count above one, `<name>-<n>`."""
+    device: Annotated[str, AfterValidator(devices.check_profile)] = "this-machine"
+    """A device profile: how fast the node is, relative to the fastest of the file."""
+    site: str = Field("local", pattern=r"^[A-Za-z][A-Za-z0-9_]*$")
+    starts: Seconds = 0.0
+    """When, in seconds of the run's clock: a late joiner."""
+
+
+class Simulation(Strict):
+    """What only the simulator has to be told."""
+
+    step: Seconds = Field(0.02, gt=0)
+    """How long a training step takes the fastest device of the file."""
+    members: Literal["heartbeats", "table"] = "heartbeats"
+    """How nodes know of each other: as in the other runtimes, or, for thousands of nodes, from one table."""
+
+
+class Topology(Strict):
+    """A swarm to bring up."""
+
+    name: str = Field("swarm", pattern=NAME)
+    run: RunConfig
+    graph: Annotated[SerializeAsAny[graphs.Graph] | None, BeforeValidator(graphs.parse)] = None
+    """Who talks to whom; None: everyone to everyone."""
+    nodes: tuple[NodeGroup, ...] = (NodeGroup.model_validate({"count": 4}),)
+    node: dict[str, Any] = Field({})
+    """Settings of `NodeConfig` for every node, e.g. `heartbeat: 1`."""
+    links: dict[str, Link] = Field({})
+    """By `default`, site (`eu`), or two sites (`eu-us`, both ways; `eu>us`, one way). Later words win."""
+    faults: tuple[AnyFault, ...] = ()
+    expect: dict[Measure, Expectation] = Field({})
+    """`accuracy` and `loss` are the worst honest node's; `views`: into how many separate views the living fall."""
+    simulation: Simulation = Field(default_factory=lambda: Simulation.model_validate({}))
+
+    @property
+    def num_nodes(self) -> int:
+        return sum(group.count for group in self.nodes)
+
+    def members(self) -> list[tuple[str, NodeGroup]]:
+        """(name, group) of each node in order of slots."""
+        found: list[tuple[str, NodeGroup]] = []
+        for group in self.nodes:
+            for index in range(group.count):
+                base = group.name or f"node-{len(found)}"
+                found.append((f"{base}-{index}" if group.name and group.count > 1 else base, group))
+        return found
+
+    @cached_property
+    def cast(self) -> Cast:
+        return Cast({name: group.site for name, group in self.members()})
+
+    def plan(self) -> list[Deed]:
+        """What is done to the swarm, in order of time."""
+        return plan(self.faults, self.cast, self.run.seed)
+
+    def link(self, pair: Pair) -> Link:
+        """What lies between two nodes while there is no fault."""
+        one, other = (self.cast.site(name) for name in pair)
+        keys = ["default", *([one] if one == other else [f"{one}-{other}", f"{other}-{one}", f"{one}>{other}"])]
+        settings = [self.links[key].model_dump(exclude_unset=True) for key in keys if key in self.links]
+        return Link(**{key: value for setting in settings for key, value in setting.items()})
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Topology":
+        for place, reason in self._contradictions():
+            raise Misplaced(place, reason)
+        return self
+
+    def _contradictions(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        names = [name for name, _ in self.members()]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            yield ("nodes",), f"two nodes are named {twice[0]}"
+        if self.graph is not None and self.graph.num_nodes != len(names):
+            yield ("graph",), f"graph has {self.graph.num_nodes} vertices for {len(names)} nodes"
+        if self.run.steps is None and self.run.seconds is None:
+            yield ("run",), "give steps or seconds, or the swarm never ends"
+        try:
+            NodeConfig.model_validate({"name": names[0], **self.node})
+        except ValidationError as error:
+            yield ("node", *error.errors()[0]["loc"]), explain(error)
+        yield from self._contradictions_in_links()
+        yield from self._contradictions_in_faults()
+
+    def _contradictions_in_links(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        sites = {group.site for group in self.nodes}
+        for key in self.links:
+            unknown = [site for site in re.split("[->]", key) if site not in sites and key != "default"]
+            if unknown:
+                yield ("links", key), f"no node is at site {unknown[0]!r}; the sites are {', '.join(sorted(sites))}"
+
+    def _contradictions_in_faults(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        for index, fault in enumerate(self.faults):
+            for place, written in fault.named():
+                try:
+                    self.cast.nodes(written)
+                except ValueError as error:
+                    yield ("faults", index, *place), str(error)

@@ -1,0 +1,31 @@
+"""What lies between two nodes: latency, bandwidth, loss, and whether anything passes at all."""
+
+from pydantic import BaseModel, ConfigDict
+
+from p2ptrain.topology.quantities import BitsPerSecond, Seconds, Share
+
+Pair = tuple[str, str]
+"""(from, to): a direction between two nodes, by name."""
+
+
+class Link(BaseModel):
+    """One direction from one node to another."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    latency: Seconds = 0.0
+    """One way."""
+    jitter: Seconds = 0.0
+    """Added to the latency, uniform in [0, jitter]."""
+    bandwidth: BitsPerSecond | None = None
+    """None: as fast as the machine."""
+    loss: Share = 0.0
+    """Of packets. TCP sends them again, so what a connection sees is delay."""
+    down: bool = False
+    """Nothing passes, and nobody is told: what a cut cable looks like."""
+    drop: Share = 0.0
+    """Of messages, whole; with the three below only in the simulator: no TCP connection does such a thing."""
+    duplicate: Share = 0.0
+    reorder: Share = 0.0
+    corrupt: Share = 0.0
+    """One bit of the message is flipped."""
