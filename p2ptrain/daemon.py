@@ -64,6 +64,8 @@ class Machine:
     now_unix: Callable[[], float]
     """This machine's clock, which may be wrong."""
     emit: Callable[[Event], None]
+    life: str
+    """Different after each start: what is drawn at random now must not be what was drawn in the last life."""
 
 
 class Daemon:
@@ -78,7 +80,7 @@ class Daemon:
         self._orphan = False
         self._is_warm = False
         self._warming = asyncio.Lock()
-        self._rng = rng = partial(seeds.python_random, run.seed, machine.peer)
+        self._rng = rng = partial(seeds.python_random, run.seed, machine.peer, machine.life)
         settings = Settings(machine.peer, file.name, config.key, config.heartbeat, machine.bootstrap)
         self.membership = Membership(
             machine.transport, machine.directory, self._make_record, settings,
