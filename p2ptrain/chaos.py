@@ -1,4 +1,4 @@
-"""Places in the code where a simulated world may interfere: wait here, break the connection, crash. Nothing elsewhere."""
+"""Places in the code where a simulated world may interfere: wait here, break the connection, crash."""
 
 from collections.abc import Awaitable, Callable
 

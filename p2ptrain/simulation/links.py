@@ -152,7 +152,7 @@ class _Streaming(_Connection):
 
     def __init__(self, links: Links, ends: Way) -> None:
         super().__init__(links, ends)
-        self.there, self.back = _Pipe(self, ends), _Pipe(self, ends[::-1])
+        self.there, self.back = _Pipe(self, ends), _Pipe(self, (ends[1], ends[0]))
 
     def cut(self) -> None:
         self.links.disconnect(self)
@@ -274,7 +274,7 @@ class _Call(_Connection):
             return
         error = answer.exception()
         reply = b"" if error else answer.result()
-        self._pass(self.ends[::-1], len(reply), lambda: self._settle(error or reply))
+        self._pass((self.ends[1], self.ends[0]), len(reply), lambda: self._settle(error or reply))
 
     def _settle(self, outcome: bytes | BaseException) -> None:
         if self._reply.done():

@@ -74,7 +74,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             stack = task.get_stack(limit=1)
             place = f"{stack[0].f_code.co_filename}:{stack[0].f_lineno}" if stack else "not started"
             if task.node not in self._held:
-                lines.append(f"{task.node or 'world'}: {task.get_coro().__qualname__} at {place}")
+                lines.append(f"{task.node or 'world'}: {getattr(task.get_coro(), '__qualname__', '?')} at {place}")
         return "; ".join(lines)
 
     def call_at(  # type: ignore[override]
