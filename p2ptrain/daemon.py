@@ -12,7 +12,7 @@ from typing import Any
 
 import safetensors.torch
 
-from p2ptrain import seeds
+from p2ptrain import chaos, seeds
 from p2ptrain.config import NodeFile
 from p2ptrain.errors import ConfigError, PeerError
 from p2ptrain.exchange import Exchanger
@@ -230,6 +230,7 @@ class Daemon:
         except PeerError as error:
             self.emit(Noted("warning", f"cannot get the swarm's weights yet: {error}"))
             return False
+        await chaos.point("fetched")
         await self.node.adopt(found.vector)
         self.emit(Fetched(found.step, len(found.donors), found.bytes_received, self._now() - started))
         return True
@@ -289,6 +290,7 @@ class Daemon:
         except ConfigError as error:
             self.emit(Noted("error", f"no checkpoint was written: {error}"))
             return
+        await chaos.point("saved")
         self.emit(Saved(checkpoint.step, self._now() - started))
 
     async def _drain(self) -> None:

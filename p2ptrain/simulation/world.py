@@ -272,7 +272,7 @@ class World:
 
     async def _clear(self) -> None:
         """The dead may end now, unheard, so that nothing is left on the loop."""
-        chaos.hook = None
+        chaos.interfere = chaos.observe = None
         self._is_over = True
         self.loop.release()
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
