@@ -133,7 +133,7 @@ class Exchanger:
             await self._expect(stream, "ready", tally)
             self._decide(exchange)
             self.replica.commit(lease)
-            chaos.tell("applied", exchange, lease)
+            chaos.tell("applied", exchange, peer, lease)
             tally.applied = True
             with suppress(PeerError):  # the swap counts; a responder that did not hear so will ask
                 await self._send(stream, SwapMessage(commit=Commit()), tally)
@@ -189,7 +189,7 @@ class Exchanger:
                 raise PeerError("in-doubt", str(error)) from None
             raise
         self.replica.commit(lease)
-        chaos.tell("applied", theirs.exchange, lease)
+        chaos.tell("applied", theirs.exchange, stream.peer, lease)
         tally.applied = True
         with suppress(PeerError):  # applied on both sides; only the courtesy is lost
             await self._send(stream, SwapMessage(done=Done()), tally)
@@ -363,7 +363,7 @@ class Exchanger:
                 await asyncio.sleep(0.01)
         torch.add(lease.own, doubt.correction, out=lease.out)
         self.replica.commit(lease)
-        chaos.tell("applied", doubt.exchange, lease)
+        chaos.tell("applied", doubt.exchange, doubt.peer, lease)
         tally = doubt.tally
         self.emit(
             Exchanged(

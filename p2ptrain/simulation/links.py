@@ -29,6 +29,8 @@ class Links:
     def __init__(self, rng: random.Random, default: Link = LAN, cut: float = 0.0) -> None:
         """`cut`: the chance, per message, that its connection breaks."""
         self.rng, self.default, self.cut = rng, default, cut
+        self.on_bug: Callable[[BaseException], None] = lambda error: None
+        """Told what a handler raises that is no `PeerError`."""
         self.behind_nat: set[PeerId] = set()
         """These call others and cannot be called."""
         self._loop = asyncio.get_running_loop()
@@ -86,6 +88,10 @@ class Links:
         pairs = {frozenset(way) for way in ways}
         hit = [link for links in self._connections.values() for link in links if frozenset(link.ends) in pairs]
         self._break(list(dict.fromkeys(hit)))
+
+    def reset_all(self, peer: PeerId) -> None:
+        """Break this node's connections."""
+        self._break(list(self._connections[peer]))
 
     def link(self, way: Way) -> Link:
         return self._links.get(way, self.default)
@@ -361,8 +367,14 @@ class SimulatedTransport:
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work, context=self._context)
         self._tasks[task] = None
-        task.add_done_callback(self._tasks.pop)
+        task.add_done_callback(self._served)
         return task
+
+    def _served(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.pop(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, PeerError):
+            self._links.on_bug(error)
 
     async def stop(self) -> None:
         tasks = list(self._tasks)

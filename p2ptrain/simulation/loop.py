@@ -54,10 +54,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def resume(self, node: str) -> None:
         self._ready.extend(self._held.pop(node, ()))
 
-    def release(self) -> None:
-        """Let everything run again, so that it can end."""
+    def release(self) -> "list[asyncio.Task[Any]]":
+        """Let all nodes run again, so that they can end; their tasks."""
         for node in list(self._held):
             self.resume(node)
+        return [task for task in self._tasks() if task.node]
 
     def hold(self, handle: asyncio.Handle) -> bool:
         """Whether this may not run now; it is kept for later if there is a later."""
@@ -69,13 +70,15 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def waiting(self) -> str:
         """Every task that waits, with its node and the line where it does."""
         lines = []
-        tasks = [task for task in asyncio.all_tasks(self) if isinstance(task, _Task)]
-        for task in sorted(tasks, key=hash):
+        for task in self._tasks():
             stack = task.get_stack(limit=1)
             place = f"{stack[0].f_code.co_filename}:{stack[0].f_lineno}" if stack else "not started"
             if task.node not in self._held:
                 lines.append(f"{task.node or 'world'}: {getattr(task.get_coro(), '__qualname__', '?')} at {place}")
         return "; ".join(lines)
+
+    def _tasks(self) -> "list[_Task[Any]]":
+        return sorted((task for task in asyncio.all_tasks(self) if isinstance(task, _Task)), key=hash)
 
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None

@@ -6,7 +6,9 @@ is the same wherever and however often the same world runs.
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,7 +25,7 @@ from p2ptrain.simulation.links import Links, SimulatedTransport
 from p2ptrain.simulation.loop import NODE, VirtualLoop
 from p2ptrain.simulation.machine import Crashed, SimulatedCompute, SimulatedDirectory, SimulatedDisk
 from p2ptrain.swarm.records import peer_id_of
-from p2ptrain.telemetry.events import Died, Event, Noted, Restarted, Stamped, to_json
+from p2ptrain.telemetry.events import Died, Event, Faulted, Noted, Restarted, Stamped, to_json
 from p2ptrain.topology import Topology
 from p2ptrain.topology.links import Link, Pair
 from p2ptrain.training.devices import relative_speeds
@@ -53,6 +55,9 @@ class SimulatedNode:
     checkpoints: SimulatedDisk
     skew_s: float = 0.0
     lives: int = 0
+    born: float = 0.0
+    died: float = -1.0
+    """When its present or last life began, and when the last one ended."""
     daemon: Daemon | None = None
     task: asyncio.Task[None] | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
@@ -79,25 +84,40 @@ class SimulatedNode:
 class World:
     """`faults.Runtime` on a virtual loop. `run` it once, in `simulation.loop.run`."""
 
-    def __init__(self, topology: Topology, on_event: OnEvent | None = None) -> None:
+    def __init__(self, topology: Topology, on_event: OnEvent = lambda stamped: None) -> None:
         self.topology = topology
         self.on_event = on_event
+        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.num_events = 0
         self._is_over = False
         self._trace = hashlib.sha256()
         seed = topology.run.seed
-        self.loop = _virtual_loop()
+        self.loop, self.context = _virtual_loop(), copy_context()
         default = topology.links.get("default", Link()) if topology.links else LOOPBACK
         self.links = Links(seeds.python_random(seed, "links"), default)
+        self.links.on_bug = self.fail
         self.directory = SimulatedDirectory(lambda: EPOCH_UNIX_S + self.now)
         self.nodes = {file.node.name: self._node(file) for file in node_files(topology)}
-        self.names = {node.peer: node.name for node in self.nodes.values()}
+        self.calm_since = 0.0
+        """When a fault last began or ended."""
+        self._names = {node.peer: node.name for node in self.nodes.values()}
+        self._disturbed: dict[str, float] = {}
         self._shape_links()
-        self._last_start_s = max((deed.at for deed in topology.plan() if deed.verb == "start"), default=0.0)
 
     @property
     def now(self) -> float:
         return self.loop.time()
+
+    def node_of(self, peer: str) -> SimulatedNode:
+        return self.nodes[self._names[PeerId(peer)]]
+
+    def disturbed(self, name: str) -> float:
+        """When a fault last befell this node or a link of its."""
+        return self._disturbed.get(name, -math.inf)
+
+    def disturb(self, names: Iterable[str]) -> None:
+        self.calm_since = self.now
+        self._disturbed.update(dict.fromkeys(names, self.now))
 
     @property
     def trace(self) -> str:
@@ -105,11 +125,15 @@ class World:
         return self._trace.hexdigest()
 
     async def run(self, limit_s: float = 24 * 3600.0) -> None:
-        """From the first start to the last end. Raises `Hang` with who waits where when that takes too long."""
+        """From the first start to the last end. Raises `Hang` with who waits where when that takes too long, and what
+        observers of events raise."""
         try:
-            async with asyncio.timeout(limit_s):
-                await self._run()
-        except TimeoutError:
+            async with asyncio.timeout(limit_s), asyncio.TaskGroup() as group:
+                swarm = group.create_task(self._run())
+                swarm.add_done_callback(lambda _: self._failure.cancel())
+                with suppress(asyncio.CancelledError):
+                    await self._failure
+        except* TimeoutError:
             raise Hang(f"not over after {limit_s:g} s; these wait: {self.loop.waiting()}") from None
         finally:
             await self._clear()
@@ -117,13 +141,21 @@ class World:
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
             faults = group.create_task(carry_out(self.topology, self, lambda: self.now, self.say))
-            starts = [group.create_task(self._start_at(name, at)) for name, at in self._starts()]
-            await asyncio.wait(starts)
+            for name, at in self._starts():
+                group.create_task(self._start_at(name, at))
+            await self._over()
+            faults.cancel()
+
+    async def _over(self) -> None:
+        """Until nobody lives and nobody is yet to be started."""
+        last_start_s = max(at for _, at in self._starts())
+        last_start_s = max([last_start_s, *(deed.at for deed in self.topology.plan() if deed.verb == "start")])
+        while True:
             while running := [node for node in self.nodes.values() if node.alive]:
                 await asyncio.wait([asyncio.ensure_future(node.ended.wait()) for node in running])
-                if not any(node.alive for node in self.nodes.values()):
-                    await asyncio.sleep(max(0.0, self._last_start_s + 0.001 - self.now))
-            faults.cancel()
+            if self.now > last_start_s:
+                return
+            await asyncio.sleep(max(0.001, last_start_s - self.now))
 
     def _starts(self) -> list[tuple[str, float]]:
         return [(name, group.starts) for name, group in self.topology.members()]
@@ -139,6 +171,7 @@ class World:
         if node.lives:
             self._log(name, Restarted())
         node.lives += 1
+        node.born = self.now
         node.ended = asyncio.Event()
         context = copy_context()
         context.run(NODE.set, node.life)
@@ -171,6 +204,9 @@ class World:
             await transport.close()
         except Crashed:
             return
+        except BaseException as error:
+            self.fail(error)
+            raise
         self._end(node)
 
     def _compute(self, node: SimulatedNode) -> SimulatedCompute:
@@ -188,6 +224,7 @@ class World:
         self._end(node)
 
     def _end(self, node: SimulatedNode) -> None:
+        node.died = self.now
         node.task, node.daemon, node.paused = None, None, False
         node.home.tear = node.checkpoints.tear = None
         node.ended.set()
@@ -234,8 +271,15 @@ class World:
     async def reset(self, pairs: Sequence[Pair]) -> None:
         self.links.reset([(self._peer(a), self._peer(b)) for a, b in pairs])
 
+    def fail(self, error: BaseException) -> None:
+        """Something is wrong with the swarm, or with the program: the run ends with this error."""
+        if not self._failure.done():
+            self._failure.set_exception(error)
+
     def say(self, event: Event) -> None:
         """An event of the world itself."""
+        if isinstance(event, Faulted):
+            self.disturb(event.whom.replace(">", " ").split())
         self._log("", event)
 
     def _log(self, name: str, event: Event) -> None:
@@ -244,8 +288,10 @@ class World:
         stamped = Stamped(name, self.now, event)
         self.num_events += 1
         self._trace.update(to_json(stamped).encode())
-        if self.on_event:
+        try:
             self.on_event(stamped)
+        except AssertionError as error:
+            self.fail(error)
 
     def _peer(self, name: str) -> PeerId:
         return self.nodes[name].peer
@@ -274,8 +320,7 @@ class World:
         """The dead may end now, unheard, so that nothing is left on the loop."""
         chaos.interfere = chaos.observe = None
         self._is_over = True
-        self.loop.release()
-        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        tasks = self.loop.release()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
