@@ -124,6 +124,8 @@ def load(path: Path, model: type[M], overrides: dict[str, Any] | None = None) ->
         raise ConfigError(f"{place}: not YAML: {getattr(error, 'problem', None) or error}") from None
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: expected keys and values such as `run: {{task: digits}}`")
+    if twice := _twice(tree):
+        raise ConfigError(f"{path}:{twice.start_mark.line + 1}: {twice.value}: is given twice")
     for dotted, override in (overrides or {}).items():
         _set(value, dotted, override)
     try:
@@ -155,6 +157,26 @@ def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
         tree[key] = below = below or {}
         tree = below
     tree[last] = value
+
+
+def _twice(tree: yaml.Node | None) -> yaml.ScalarNode | None:
+    """A key that its mapping has already: YAML would silently take the last one."""
+    waiting, seen = [tree], set[int]()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:  # an alias may lead back to where it stands
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+        elif isinstance(node, yaml.MappingNode):
+            known = set[str]()
+            for key, value in node.value:
+                if key.value in known:
+                    return key
+                known.add(key.value)
+                waiting.append(value)
+    return None
 
 
 def _line(node: yaml.Node | None, loc: tuple[int | str, ...]) -> int:

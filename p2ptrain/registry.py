@@ -102,13 +102,18 @@ def explain(error: ValidationError) -> str:
     lines = []
     for item in error.errors():
         place = ".".join(str(part) for part in place_of(item))
-        got = "" if isinstance(item["input"], dict | list | BaseModel) else f" (got {item['input']!r})"
-        message = item["msg"].removeprefix("Value error, ")
-        lines.append(f"{place}: {message}{got}" if place else f"{message}{got}")
+        lines.append(f"{place}: {reason_of(item)}" if place else reason_of(item))
     return "; ".join(lines)
 
 
 def place_of(item: ErrorDetails) -> tuple[str | int, ...]:
     """The path of keys to what is wrong."""
     cause = item.get("ctx", {}).get("error")
-    return (*item["loc"], *(cause.place if isinstance(cause, Misplaced) else ()))
+    loc = (part for part in item["loc"] if part != "[key]")  # pydantic's word for a key itself that is wrong
+    return (*loc, *(cause.place if isinstance(cause, Misplaced) else ()))
+
+
+def reason_of(item: ErrorDetails) -> str:
+    """What is wrong, and the value where it fits on the line."""
+    got = "" if isinstance(item["input"], dict | list | BaseModel) else f" (got {item['input']!r})"
+    return item["msg"].removeprefix("Value error, ") + got

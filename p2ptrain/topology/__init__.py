@@ -128,6 +128,12 @@ class Topology(Strict):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             yield ("nodes",), f"two nodes are named {twice[0]}"
+        for index, group in enumerate(self.nodes):
+            taken = {**dict.fromkeys(names, "a node"), "all": "all nodes", "default": "the links of all sites"}
+            if group.site in taken:
+                yield ("nodes", index, "site"), f"a fault or link at {group.site} would be {taken[group.site]}'s"
+        if "all" in names:
+            yield ("nodes",), "no node can be named all: in faults it means everyone"
         if self.graph is not None and self.graph.num_nodes != len(names):
             yield ("graph",), f"graph has {self.graph.num_nodes} vertices for {len(names)} nodes"
         if self.run.steps is None and self.run.seconds is None:
@@ -142,14 +148,18 @@ class Topology(Strict):
     def _contradictions_in_links(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         sites = {group.site for group in self.nodes}
         for key in self.links:
-            unknown = [site for site in re.split("[->]", key) if site not in sites and key != "default"]
+            ends = [] if key == "default" else re.split("[->]", key)
+            unknown = [site for site in ends if site not in sites]
             if unknown:
                 yield ("links", key), f"no node is at site {unknown[0]!r}; the sites are {', '.join(sorted(sites))}"
+            if len(ends) > 2 or (len(ends) == 2 and ends[0] == ends[1]):
+                yield ("links", key), f"lies not between two sites; write {ends[0]} for the links within it"
+            if "-" in key and f"{ends[1]}-{ends[0]}" in list(self.links)[: list(self.links).index(key)]:
+                yield ("links", key), f"is the same as {ends[1]}-{ends[0]}; for one way write {ends[0]}>{ends[1]}"
 
     def _contradictions_in_faults(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         for index, fault in enumerate(self.faults):
-            for place, written in fault.named():
-                try:
-                    self.cast.nodes(written)
-                except ValueError as error:
-                    yield ("faults", index, *place), str(error)
+            try:
+                fault.check(self.cast)
+            except Misplaced as error:
+                yield ("faults", index, *error.place), str(error)

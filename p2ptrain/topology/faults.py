@@ -10,10 +10,11 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator
 
-from p2ptrain.registry import explain
+from p2ptrain.errors import Misplaced
+from p2ptrain.registry import place_of, reason_of
 from p2ptrain.topology.links import Link, Pair
 from p2ptrain.topology.plan import Cast, Deed
-from p2ptrain.topology.quantities import Seconds
+from p2ptrain.topology.quantities import Offset, Seconds
 
 Place = tuple[str | int, ...]
 Nodes = Annotated[
@@ -62,6 +63,17 @@ class Fault(BaseModel):
                 yield from (((verb, index), group) for index, group in enumerate(groups))
             case nodes:
                 yield (verb,), nodes
+
+    def check(self, cast: Cast) -> None:
+        """Raises `Misplaced` when it cannot befall these nodes."""
+        for place, written in self.named():
+            try:
+                cast.nodes(written)
+            except ValueError as error:
+                raise Misplaced(place, str(error)) from None
+        match getattr(self, self.verb()):
+            case Way() as way if not way.pairs(cast):
+                raise Misplaced((self.verb(),), "from and to are the same node: there is no link between them")
 
     def deeds(self, cast: Cast, rng: random.Random) -> Iterator[Deed]:
         """In any order; without `fault`."""
@@ -129,6 +141,14 @@ class Partition(Fault):
     partition: tuple[Nodes, ...] = Field(min_length=2)
     for_: Seconds | None = Field(None, alias="for")
 
+    def check(self, cast: Cast) -> None:
+        super().check(cast)
+        group_of: dict[str, int] = {}
+        for index, group in enumerate(self.partition):
+            for node in cast.nodes(group):
+                if group_of.setdefault(node, index) != index:
+                    raise Misplaced(("partition", index), f"{node} is in another group already")
+
     def deeds(self, cast: Cast, rng: random.Random) -> Iterator[Deed]:
         groups = [cast.nodes(group) for group in self.partition]
         pairs = tuple((a, b) for one in groups for other in groups if one is not other for a in one for b in other)
@@ -150,17 +170,18 @@ class Degrade(Fault):
     """Another link for a while: `{at: 10s, degrade: {from: eu, to: us}, link: {latency: 500ms}, for: 5s}`."""
 
     degrade: Way
-    link: dict[str, Any]
+    link: Link
     for_: Seconds | None = Field(None, alias="for")
 
     def deeds(self, cast: Cast, rng: random.Random) -> Iterator[Deed]:
-        change = Link.model_validate(self.link).model_dump(include=set(self.link))
-        yield from _shaped(self.at, self.for_, self.degrade.both_ways(cast), change, f"degrade {self.degrade}")
+        pairs = self.degrade.both_ways(cast)
+        yield from _shaped(self.at, self.for_, pairs, self.link.model_dump(), f"degrade {self.degrade}")
 
     @field_validator("link")
     @classmethod
-    def _valid(cls, link: dict[str, Any]) -> dict[str, Any]:
-        Link.model_validate(link)
+    def _says_something(cls, link: Link) -> Link:
+        if not link.model_fields_set:
+            raise ValueError("says not what changes, such as latency: 500ms")
         return link
 
 
@@ -168,16 +189,21 @@ class Flap(Fault):
     """A link that goes down and comes back, `every` so often for `down` seconds, both ways."""
 
     flap: Way
-    every: Seconds
-    down: Seconds
+    every: Seconds = Field(gt=0.001)
+    down: Seconds = Field(gt=0)
     for_: Seconds = Field(alias="for")
+
+    def check(self, cast: Cast) -> None:
+        super().check(cast)
+        if self.down >= self.every:
+            raise Misplaced(("down",), f"down for {self.down:g} s of every {self.every:g} s, it would never be up")
 
     def deeds(self, cast: Cast, rng: random.Random) -> Iterator[Deed]:
         pairs = self.flap.both_ways(cast)
         begins = self.at
         while begins < self.at + self.for_:
             yield from _shaped(begins, self.down, pairs, {"down": True}, f"flap {self.flap}")
-            begins += max(self.every, self.down)
+            begins += self.every
 
 
 class Reset(Fault):
@@ -193,8 +219,7 @@ class Skew(Fault):
     """The clock is off by so much, ahead if positive."""
 
     skew: Nodes
-    by: float
-    """Seconds."""
+    by: Offset
     for_: Seconds | None = Field(None, alias="for")
 
     def deeds(self, cast: Cast, rng: random.Random) -> Iterator[Deed]:
@@ -235,10 +260,13 @@ def _parse(value: Any) -> Any:
     verbs = [verb for verb in KINDS if verb in value]
     if not verbs:
         raise ValueError(f"says not what happens: one of {', '.join(KINDS)}")
+    if len(verbs) > 1:
+        raise Misplaced((verbs[1],), f"{' and '.join(verbs)} are {len(verbs)} faults: write each on its own")
     try:
         return KINDS[verbs[0]].model_validate(value)
     except ValidationError as error:
-        raise ValueError(explain(error)) from None
+        first = error.errors()[0]
+        raise Misplaced(place_of(first), reason_of(first)) from None
 
 
 AnyFault = Annotated[SerializeAsAny[Fault], BeforeValidator(_parse)]

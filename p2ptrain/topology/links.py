@@ -1,6 +1,8 @@
 """What lies between two nodes: latency, bandwidth, loss, and whether anything passes at all."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, model_serializer
 
 from p2ptrain.topology.quantities import BitsPerSecond, Seconds, Share
 
@@ -29,3 +31,8 @@ class Link(BaseModel):
     reorder: Share = 0.0
     corrupt: Share = 0.0
     """One bit of the message is flipped."""
+
+    @model_serializer
+    def _as_written(self) -> dict[str, Any]:
+        """What was left out stays so: it is for another layer of links to say."""
+        return {field: getattr(self, field) for field in type(self).model_fields if field in self.model_fields_set}
