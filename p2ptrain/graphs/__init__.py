@@ -1,6 +1,7 @@
 """Who talks to whom: `graphs.make("ring", n=8)` has `.edges`, `.laplacian(rates)`, `.chi1(rates)`, `.chi2(rates)`.
 
-Vertices are the nodes' slots. Each family is one class in this folder.
+Vertices are the nodes' slots. Each family is one class in this folder. What else can be said of a graph, and how to
+show it, is in `measures` and `drawing`.
 """
 
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import Field
 
 from p2ptrain.registry import Component, Registry
 
@@ -15,6 +17,11 @@ if TYPE_CHECKING:
     import networkx
 
 Edge = tuple[int, int]
+Point = tuple[float, float]
+Rates = Sequence[float] | np.ndarray
+
+MAX_VERTICES = 2048
+"""Families come by the network too, as a line of text; a complete graph of this size takes 0.4 GB."""
 
 
 class Graph(Component):
@@ -31,28 +38,41 @@ class Graph(Component):
 
     @cached_property
     def num_nodes(self) -> int:
-        return self.build().number_of_nodes()
+        return 1 + max(map(max, self.edges))
 
     def neighbours(self, slot: int) -> list[int]:
         """Empty for a slot that the graph does not have."""
         return sorted(j if i == slot else i for i, j in self.edges if slot in (i, j))
 
-    def laplacian(self, rates: Sequence[float] | None = None) -> np.ndarray:
+    def laplacian(self, rates: Rates | None = None) -> np.ndarray:
         """(n, n): sum over edges of rate * (e_i - e_j)(e_i - e_j)^T."""
-        matrix = np.zeros((self.num_nodes, self.num_nodes))
-        for (i, j), rate in zip(self.edges, rates or [1.0] * len(self.edges), strict=True):
-            matrix[[i, j], [i, j]] += rate
-            matrix[[i, j], [j, i]] -= rate
-        return matrix
+        i, j = np.transpose(self.edges)
+        weights = np.zeros((self.num_nodes, self.num_nodes))
+        weights[i, j] = weights[j, i] = 1 if rates is None else np.reshape(rates, len(self.edges))
+        return np.diag(weights.sum(1)) - weights
 
-    def chi1(self, rates: Sequence[float] | None = None) -> float:
+    def chi1(self, rates: Rates | None = None) -> float:
         """1 / the Laplacian's second smallest eigenvalue: the time that averaging takes along the worst direction."""
         return float(1 / np.linalg.eigvalsh(self.laplacian(rates))[1])
 
-    def chi2(self, rates: Sequence[float] | None = None) -> float:
+    def chi2(self, rates: Rates | None = None) -> float:
         """Half of the largest effective resistance of an edge."""
-        inverse = np.linalg.pinv(self.laplacian(rates), hermitian=True)
-        return max(float(inverse[i, i] + inverse[j, j] - 2 * inverse[i, j]) for i, j in self.edges) / 2
+        # Resistances do not see the constant vector, which 1/n makes regular; a pseudo-inverse has to guess its zero.
+        inverse = np.linalg.inv(self.laplacian(rates) + 1 / self.num_nodes)
+        i, j = np.transpose(self.edges)
+        return float((inverse[i, i] + inverse[j, j] - 2 * inverse[i, j]).max() / 2)
+
+    def positions(self) -> list[Point]:
+        """Where to draw each vertex, in the unit square, y upwards; the same each time."""
+        from p2ptrain.graphs import layouts  # with networkx: 12 MB that a node without a graph does not need
+
+        return layouts.spring(self.edges)
+
+
+class Sized(Graph):
+    """A family with one graph per number of vertices and, where it has some, options."""
+
+    n: int = Field(gt=1, le=MAX_VERTICES)
 
 
 registry: Registry[Graph] = Registry("graph", __name__)
