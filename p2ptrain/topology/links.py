@@ -8,6 +8,8 @@ from p2ptrain.topology.quantities import BitsPerSecond, Seconds, Share
 
 Pair = tuple[str, str]
 """(from, to): a direction between two nodes, by name."""
+ONLY_SIMULATED = ("drop", "duplicate", "reorder", "corrupt")
+"""What no TCP connection does to messages."""
 
 
 class Link(BaseModel):
@@ -26,7 +28,7 @@ class Link(BaseModel):
     down: bool = False
     """Nothing passes, and nobody is told: what a cut cable looks like."""
     drop: Share = 0.0
-    """Of messages, whole; with the three below only in the simulator: no TCP connection does such a thing."""
+    """Of messages, whole; this and the three below in the simulator alone."""
     duplicate: Share = 0.0
     reorder: Share = 0.0
     corrupt: Share = 0.0

@@ -56,7 +56,7 @@ def test_the_file_that_the_others_are_made_of_is_good(tmp_path: Path) -> None:
         ("{at: 5s, pause: node-3}", "faults.0.for: Field required"),
         ("{at: 5s, churn: all, session: 5, away: 2}", "faults.0.for: Field required"),
         ("{at: 5s, kill: node-3, how: gently}", "faults.0.how: Extra inputs are not permitted (got 'gently')"),
-        ("{at: 5s, kill: []}", "faults.0.kill: Value should have at least 1 item"),
+        ("{at: 5s, kill: []}", "faults.0.kill: Tuple should have at least 1 item"),
         ("{at: 5s, partition: [eu, [us, node-1]]}", "faults.0.partition.1: node-1 is in another group already"),
         ("{at: 5s, partition: [all]}", "faults.0.partition: Tuple should have at least 2 items"),
         ("{at: 5s, cut: {from: node-0, to: node-0}}", "faults.0.cut: from and to are the same node"),
