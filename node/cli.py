@@ -197,11 +197,21 @@ def invite(
 
 @app.command()
 def check(
-    file: Annotated[Path, typer.Argument(help="A topology file (YAML).")],
+    file: Annotated[Path | None, typer.Argument(help="A topology file (YAML).")] = None,
     settings: Settings = [],  # noqa: B006
     effective: Annotated[bool, typer.Option("--print", help="Print the effective configuration as YAML.")] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of such files, for editors.")] = False,
 ) -> None:
-    """Explain a topology file without running it: nodes, neighbours, parameters, bytes, length."""
+    """Explain a topology file without running it: nodes, graph, links, bytes, length, and faults on a time axis."""
+    if schema:
+        import json
+
+        from p2ptrain.topology.schema import schema as make_schema
+
+        print(json.dumps(make_schema(), indent=1))
+        return
+    if file is None:
+        raise typer.BadParameter("a FILE to explain is needed, or --schema")
     with _mistakes(str(file)):
         from node import explain, resolve
         from p2ptrain.config import load
@@ -222,9 +232,9 @@ def list_(
 ) -> None:
     """List what there is to choose from, with its options."""
     with _mistakes("list"):
-        from node import explain
+        from node import listing
 
-        print(explain.listing(kind, json))
+        print(listing.listing(kind, json))
 
 
 @app.command()

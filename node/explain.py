@@ -1,58 +1,53 @@
-"""`p2ptrain check` and `p2ptrain list`: what a configuration means, and what there is to choose from."""
+"""`p2ptrain check`: what a topology file means, without running it."""
 
-import inspect
-import json
-import sys
-import textwrap
+import math
 import time
-from dataclasses import dataclass
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 import torch
-from pydantic_core import PydanticUndefined
 
+from node import timeline
 from node.units import duration, number, size
-from p2ptrain import aggregators, codecs, graphs, strategies
 from p2ptrain.config import RunConfig
-from p2ptrain.errors import ConfigError
+from p2ptrain.graphs import drawing, measures
 from p2ptrain.registry import Component
 from p2ptrain.seeds import numpy_random
 from p2ptrain.topology import Topology
-from p2ptrain.training import devices, tasks
+from p2ptrain.topology.links import Link
+from p2ptrain.training import devices
 
-KINDS: dict[str, ModuleType] = {
-    "codecs": codecs, "aggregators": aggregators, "strategies": strategies, "tasks": tasks, "graphs": graphs,
-}  # fmt: skip
 SAMPLE = 1 << 18
 MAX_NODES_SHOWN = 32
+MAX_SITES_IN_TABLE = 5
+RUNTIMES = ("sim", "process", "docker")
 
 
 def topology(file: Topology) -> str:
-    """Who, with whom, what, how much and how long."""
-    run, members = file.run, file.members()
-    speeds = devices.relative_speeds([group.device for _, group in members])
+    """What, who with whom, over what, and what goes wrong when."""
+    parts = [_headline(file), _nodes(file), _links(file), timeline.draw(file)]
+    parts.append([f"warning: {warning}" for warning in _warnings(file)])
+    return "\n\n".join("\n".join(f"  {line}".rstrip() for line in part) for part in parts if part).lstrip()
+
+
+def _headline(file: Topology) -> list[str]:
+    run = file.run
     model = run.task.model(run.seed)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    step_s = _step_seconds(run, model)
+    speeds = devices.relative_speeds([group.device for _, group in file.members()])
+    data = f"{run.data.split}, alpha {run.data.alpha:g}" if run.data.split == "dirichlet" else run.data.split
     lines = [
-        f"{file.name}: {len(members)} nodes, seed {run.seed}",
-        f"  task        {_short(run.task)}, {num_parameters:,} parameters ({size(4 * num_parameters)})",
-        f"  strategy    {_short(run.strategy)}",
-        f"  aggregator  {_short(run.aggregator)}",
-        f"  codec       {_short(run.codec)}, about {size(_exchange_bytes(run, num_parameters))} each way per exchange",
-        f"  data        {run.data.split}" + (f", alpha {run.data.alpha:g}" if run.data.split == "dirichlet" else ""),
-        f"  graph       {_graph(file)}",
-        f"  length      {_length(file, speeds, step_s)}",
+        f"task        {_short(run.task)}, {num_parameters:,} parameters ({size(4 * num_parameters)})",
+        f"strategy    {_short(run.strategy)}",
+        f"aggregator  {_short(run.aggregator)}",
+        f"codec       {_short(run.codec)}",
+        f"traffic     {_traffic(run, num_parameters)}",
+        f"data        {data}",
+        f"graph       {_graph(file)}",
+        f"length      {_length(file, speeds, _step_seconds(run, model))}",
+        f"runtimes    {_runtimes(file)}",
     ]
-    lines += [f"  expect      {what} {want}" for what, want in file.expect.items()]
-    lines.append(f"  {'node':<16}{'device':<16}{'speed':>6}  neighbours")
-    for slot, (name, group) in enumerate(members[:MAX_NODES_SHOWN]):
-        lines.append(f"  {name:<16}{group.device:<16}{speeds[slot]:>6.3g}  {_neighbours(file, slot)}")
-    if len(members) > MAX_NODES_SHOWN:
-        lines.append(f"  and {len(members) - MAX_NODES_SHOWN} more")
-    return "\n".join(lines)
+    lines += [f"expect      {what} {want}" for what, want in file.expect.items()]
+    return [f"{file.name}: {file.num_nodes} nodes, seed {run.seed}", *lines]
 
 
 def _short(component: Component) -> str:
@@ -62,19 +57,12 @@ def _short(component: Component) -> str:
     return component.name + (f"({', '.join(own)})" if own else "")
 
 
-def _graph(file: Topology) -> str:
-    if file.graph is None:
-        return "everyone to everyone"
-    degrees = [len(file.graph.neighbours(slot)) for slot in range(file.graph.num_nodes)]
-    degree = f"{min(degrees)}" if min(degrees) == max(degrees) else f"{min(degrees)} to {max(degrees)}"
-    return f"{_short(file.graph)}, {len(file.graph.edges)} edges, degree {degree}, chi1 {number(file.graph.chi1())}"
-
-
-def _neighbours(file: Topology, slot: int) -> str:
-    if file.graph is None:
-        return "all"
-    names = [name for name, _ in file.members()]
-    return ", ".join(names[other] for other in file.graph.neighbours(slot))
+def _traffic(run: RunConfig, num_parameters: int) -> str:
+    """A node starts some of its swaps and answers as many of others; each sends a vector both ways."""
+    each = _exchange_bytes(run, num_parameters)
+    per_step = 2 * run.strategy.swaps_per_step
+    text = f"about {size(each)} each way per exchange, {number(per_step)} exchanges per step and node"
+    return text + (f": {size(each * per_step * run.steps)} sent by each" if run.steps and per_step else "")
 
 
 def _exchange_bytes(run: RunConfig, num_parameters: int) -> float:
@@ -82,6 +70,16 @@ def _exchange_bytes(run: RunConfig, num_parameters: int) -> float:
     sample = torch.randn(min(num_parameters, SAMPLE), generator=torch.Generator().manual_seed(0))
     memory = torch.zeros_like(sample) if run.codec.uses_memory else None
     return run.codec.encode(sample, memory=memory).nbytes * num_parameters / sample.numel()
+
+
+def _graph(file: Topology) -> str:
+    graph = file.graph
+    if graph is None:
+        return "everyone to everyone"
+    degrees = [len(graph.neighbours(slot)) for slot in range(graph.num_nodes)]
+    degree = f"{min(degrees)}" if min(degrees) == max(degrees) else f"{min(degrees)} to {max(degrees)}"
+    text = f"{_short(graph)}, {len(graph.edges)} edges, degree {degree}, diameter {measures.diameter(graph)}"
+    return f"{text}, spectral gap {number(measures.spectral_gap(graph))}, chi1 {number(graph.chi1())}"
 
 
 def _step_seconds(run: RunConfig, model: torch.nn.Module) -> float:
@@ -105,55 +103,86 @@ def _length(file: Topology, speeds: list[float], step_s: float) -> str:
     return f"{' or '.join(limits)}; a step takes {number(1000 * step_s)} ms here at full speed"
 
 
-@dataclass(frozen=True)
-class Entry:
-    name: str
-    what: str
-    options: dict[str, Any]
+def _runtimes(file: Topology) -> str:
+    only_simulated = next(file.only_simulated(), None)
+    return f"{RUNTIMES[0]} alone: {only_simulated}" if only_simulated else ", ".join(RUNTIMES)
 
 
-def listing(kind: str, as_json: bool) -> str:
-    """Names, what they are, and their options with defaults."""
-    if kind == "devices":
-        entries = [_device(name) for name in devices.PROFILES]
-    elif kind in KINDS:
-        module = KINDS[kind]
-        entries = [_entry(name, module.get(name)) for name in module.names()]
+def _nodes(file: Topology) -> list[str]:
+    """The graph as a picture, and a line per node with its neighbours' slots."""
+    members = file.members()
+    speeds = devices.relative_speeds([group.device for _, group in members])
+    rows = [("node", "device", "site", "speed", "starts")]
+    for (name, group), speed in zip(members, speeds, strict=True):
+        rows.append((name, group.device, group.site, f"{speed:.3g}", f"{group.starts:g} s" if group.starts else ""))
+    kept = [column for column in range(5) if any(row[column] for row in rows[1:])]
+    widths = [max(len(row[column]) for row in rows) for column in kept]
+    labels = ["  ".join(f"{row[column]:<{width}}" for column, width in zip(kept, widths, strict=True)) for row in rows]
+    if file.graph is None:
+        lines = [f"{slot:>4}  {label}  all" for slot, label in enumerate(labels[1:])]
     else:
-        raise ConfigError(f"unknown kind {kind!r}; choose one of {', '.join((*KINDS, 'devices'))}")
-    if as_json:
-        return json.dumps([vars(entry) for entry in entries], indent=1)
-    width = max(len(entry.name) for entry in entries) + 2
-    lines = []
-    for entry in entries:
-        lines.append(f"{entry.name:<{width}}{entry.what}")
-        if entry.options:
-            options = ", ".join(f"{key}: {_yaml(value)}" for key, value in entry.options.items())
-            lines.append(textwrap.fill(options, 110, initial_indent=" " * width, subsequent_indent=" " * width))
-    return "\n".join(lines)
+        lines = drawing.draw(file.graph, labels[1:]).splitlines()
+    picture, table = lines[: -len(members)], lines[-len(members) :]
+    if len(table) > MAX_NODES_SHOWN:
+        table = [*table[:MAX_NODES_SHOWN], f"and {len(table) - MAX_NODES_SHOWN} more"]
+    return [*picture, f"slot  {labels[0]}  neighbours", *table]
 
 
-def _entry(name: str, cls: type[Component]) -> Entry:
-    module = sys.modules[cls.__module__]
-    own_file = module.__name__.endswith(f".{name}")  # such a file says at its top what it is about
-    text = inspect.cleandoc((own_file and module.__doc__) or cls.__doc__ or "").split("\n\n")[0]
-    options = {field.alias or key: _default(field) for key, field in cls.model_fields.items()}
-    return Entry(name, " ".join(text.split()), options)
+def _links(file: Topology) -> list[str]:
+    """From each site to each; a table, unless it is large."""
+    if not file.links:
+        return []
+    sites: dict[str, list[str]] = {}
+    for name, group in file.members():
+        sites.setdefault(group.site, []).append(name)
+
+    def between(one: str, other: str) -> str:
+        a, b = sites[one][0], sites[other][-1]
+        return "-" if a == b else _link(file.link((a, b)))
+
+    if len(sites) > MAX_SITES_IN_TABLE:
+        return [f"{one} to {other}: {between(one, other)}" for one in sites for other in sites]
+    rows = [["from \\ to", *sites], *([one, *(between(one, other) for other in sites)] for one in sites)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(sites) + 1)]
+    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows]
 
 
-def _default(field: Any) -> Any:
-    value = field.get_default(call_default_factory=True)
-    if value is PydanticUndefined:
-        return "(required)"
-    return value if isinstance(value, int | float | str | bool | list | dict) or value is None else str(value)
+def _link(link: Link) -> str:
+    """`90 ms + 0-10 ms, 100 Mbit/s, loss 0.5 %`"""
+    parts = [f"{1000 * link.latency:g} ms" + (f" + 0-{1000 * link.jitter:g} ms" if link.jitter else "")]
+    parts += [f"{link.bandwidth / 1e6:g} Mbit/s"] if link.bandwidth else []
+    parts += [f"{name} {100 * getattr(link, name):g} %" for name in _SHARES if getattr(link, name)]
+    return "down" if link.down else ", ".join(parts)
 
 
-def _yaml(value: Any) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+_SHARES = ("loss", "drop", "duplicate", "reorder", "corrupt")
 
 
-def _device(name: str) -> Entry:
-    profile = devices.PROFILES[name]
-    speed = f"{profile.speed:g} TFLOP/s" if profile.speed else "as fast as the fastest of the swarm"
-    what = f"{speed}, {profile.memory_gib:g} GiB, uplink {profile.uplink_mbit_s:g} Mbit/s"
-    return Entry(name, what, {})
+def _warnings(file: Topology) -> list[str]:
+    """What may work and is hardly meant, once per fault."""
+    found: dict[int, str] = {}
+    down = {name for name, group in file.members() if group.starts > 0}
+    ends = _ends(file)
+    for deed in file.plan():
+        reason, befallen = None, set(deed.nodes)
+        if deed.verb == "start" and (up := sorted(befallen - down)):
+            reason = f"{up[0]} is to start, and is not down"
+        elif deed.verb in ("kill", "stop", "tear", "pause") and (already := sorted(befallen & down)):
+            reason = f"{already[0]} is down already"
+        elif deed.at > ends:
+            reason = "training is over, nothing will come of it"
+        if reason:
+            found.setdefault(deed.fault, f"faults.{deed.fault}: {deed.what}: at {deed.at:.4g} s {reason}")
+        down = down - befallen if deed.verb == "start" else down
+        down = down | befallen if deed.verb in ("kill", "stop", "tear") else down
+    return [found[fault] for fault in sorted(found)]
+
+
+def _ends(file: Topology) -> float:
+    """When the last node has trained, by the clock; where only steps are given, by the simulator's."""
+    run, members = file.run, file.members()
+    speeds = devices.relative_speeds([group.device for _, group in members])
+    by_steps = [run.steps * file.simulation.step / speed if run.steps else math.inf for speed in speeds]
+    return max(
+        group.starts + min(limit, run.seconds or math.inf) for (_, group), limit in zip(members, by_steps, strict=True)
+    )

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from node.live import PHASE_STYLE
 from node.units import MISSING, clean, duration, number, size
+from p2ptrain.telemetry.outages import Outage
 from p2ptrain.telemetry.state import NodeState, SwarmState
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def build(topology: "Topology", state: SwarmState, seconds: float, consensus: fl
         "nodes": nodes,
         "consensus": consensus,
         "trace": None,
-        "faults": [],
+        "faults": [_fault(outage) for outage in state.outages],
     }
 
 
@@ -62,6 +63,12 @@ def _node(node: NodeState, device: str) -> Summary:
     }
 
 
+def _fault(outage: Outage) -> Summary:
+    times = {"at": outage.at, "detected": outage.detected, "recovered": outage.recovered}
+    rounded = {key: None if value is None else round(value, 3) for key, value in times.items()}
+    return {"at": rounded.pop("at"), "what": outage.what, **rounded}
+
+
 def _expectations(topology: "Topology", state: SwarmState, consensus: float | None) -> list[Summary]:
     alive = [node for node in state.nodes.values() if node.alive]
     got: dict[str, float | None] = {
@@ -69,6 +76,7 @@ def _expectations(topology: "Topology", state: SwarmState, consensus: float | No
         "loss": _worst((node.eval_loss for node in alive), max),
         "consensus": consensus,
         "alive": len(alive),
+        "views": state.num_views,
     }
     return [
         {"what": what, "want": str(want), "got": got[what], "ok": want.holds(got[what])}

@@ -19,10 +19,11 @@ from pydantic import (
     SerializeAsAny,
     ValidationError,
 )
+from pydantic.json_schema import JsonSchemaValue
 
 from p2ptrain import aggregators, codecs, graphs, strategies
 from p2ptrain.errors import ConfigError
-from p2ptrain.registry import explain, place_of
+from p2ptrain.registry import Named, explain, place_of
 from p2ptrain.swarm.records import NAME
 from p2ptrain.training import tasks
 from p2ptrain.training.splits import Data
@@ -39,19 +40,36 @@ def _default(name: str, parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda value: parse({"name": name, **value} if isinstance(value, dict) else value)
 
 
+_PYTHON_FILE: JsonSchemaValue = {"type": "string", "pattern": r"\.py$"}
+
+ATask = Annotated[
+    SerializeAsAny[tasks.Task],
+    BeforeValidator(tasks.parse),
+    Named(tasks.registry, others=(_PYTHON_FILE, {"type": "object", "properties": {"name": _PYTHON_FILE}})),
+]
+AStrategy = Annotated[
+    SerializeAsAny[strategies.Strategy],
+    BeforeValidator(_default("gossip", strategies.parse)),
+    Named(strategies.registry, "gossip"),
+]
+ACodec = Annotated[
+    SerializeAsAny[codecs.Codec], BeforeValidator(_default("int8", codecs.parse)), Named(codecs.registry, "int8")
+]
+AnAggregator = Annotated[
+    SerializeAsAny[aggregators.Aggregator],
+    BeforeValidator(_default("mean", aggregators.parse)),
+    Named(aggregators.registry, "mean"),
+]
+AGraph = Annotated[SerializeAsAny[graphs.Graph], BeforeValidator(graphs.parse), Named(graphs.registry)]
+
+
 class RunConfig(Strict):
     """What all nodes of a swarm must agree on. Everything has a default except `task`."""
 
-    task: Annotated[SerializeAsAny[tasks.Task], BeforeValidator(tasks.parse)]
-    strategy: Annotated[SerializeAsAny[strategies.Strategy], BeforeValidator(_default("gossip", strategies.parse))] = (
-        Field(default_factory=lambda: strategies.make("gossip"))
-    )
-    codec: Annotated[SerializeAsAny[codecs.Codec], BeforeValidator(_default("int8", codecs.parse))] = Field(
-        default_factory=lambda: codecs.make("int8")
-    )
-    aggregator: Annotated[
-        SerializeAsAny[aggregators.Aggregator], BeforeValidator(_default("mean", aggregators.parse))
-    ] = Field(default_factory=lambda: aggregators.make("mean"))
+    task: ATask
+    strategy: AStrategy = Field(default_factory=lambda: strategies.make("gossip"))
+    codec: ACodec = Field(default_factory=lambda: codecs.make("int8"))
+    aggregator: AnAggregator = Field(default_factory=lambda: aggregators.make("mean"))
     steps: int | None = Field(None, gt=0)
     """Each node's own training steps; None: until `seconds`, or for ever."""
     seconds: float | None = Field(None, gt=0)
@@ -100,7 +118,7 @@ class NodeFile(Strict):
 
     name: str = Field("swarm", pattern=NAME)
     run: RunConfig
-    graph: Annotated[SerializeAsAny[graphs.Graph] | None, BeforeValidator(graphs.parse)] = None
+    graph: AGraph | None = None
     node: NodeConfig = Field(default_factory=lambda: NodeConfig.model_validate({}))
 
 
@@ -124,6 +142,8 @@ def load(path: Path, model: type[M], overrides: dict[str, Any] | None = None) ->
         raise ConfigError(f"{place}: not YAML: {getattr(error, 'problem', None) or error}") from None
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: expected keys and values such as `run: {{task: digits}}`")
+    if twice := _twice(tree):
+        raise ConfigError(f"{path}:{twice.start_mark.line + 1}: {twice.value}: is given twice")
     for dotted, override in (overrides or {}).items():
         _set(value, dotted, override)
     try:
@@ -155,6 +175,26 @@ def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
         tree[key] = below = below or {}
         tree = below
     tree[last] = value
+
+
+def _twice(tree: yaml.Node | None) -> yaml.ScalarNode | None:
+    """A key that its mapping has already: YAML would silently take the last one."""
+    waiting, seen = [tree], set[int]()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:  # an alias may lead back to where it stands
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+        elif isinstance(node, yaml.MappingNode):
+            known = set[str]()
+            for key, value in node.value:
+                if key.value in known:
+                    return key
+                known.add(key.value)
+                waiting.append(value)
+    return None
 
 
 def _line(node: yaml.Node | None, loc: tuple[int | str, ...]) -> int:

@@ -7,11 +7,20 @@ A component is a frozen pydantic model that *is* its own configuration, so `code
 import importlib
 import pkgutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
-from pydantic_core import ErrorDetails
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetJsonSchemaHandler,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
 from p2ptrain.errors import ConfigError, Misplaced
 
@@ -21,10 +30,18 @@ class Component(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: ClassVar[str]
+    selectors: ClassVar[tuple[str, ...]] = ("name",)
+    """The keys that may hold the name in a configuration."""
 
     @model_serializer(mode="wrap")
     def _with_name(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {"name": self.name, **handler(self)}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        found = handler.resolve_ref_schema(handler(schema))
+        names = {key: {"const": cls.name} for key in cls.selectors} if hasattr(cls, "name") else {}  # not: a base class
+        return {**found, "properties": {**names, **found.get("properties", {})}}
 
 
 C = TypeVar("C", bound=Component)
@@ -97,18 +114,59 @@ class Registry(Generic[C]):
             entry.load()
 
 
+class Like:
+    """Tells editors that what may be written there is what one of these models takes."""
+
+    def __init__(self, *models: type[BaseModel]) -> None:
+        self._models = models
+
+    def __get_pydantic_json_schema__(self, _: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"anyOf": [_reference(model, handler) for model in self._models]}
+
+
+@dataclass(frozen=True)
+class Named:
+    """Beside a `BeforeValidator` that parses a component: tells editors what may be written there."""
+
+    registry: Registry[Any]
+    default: str | None = None
+    """Whose options need no name."""
+    others: tuple[JsonSchemaValue, ...] = ()
+    """What else may be written."""
+
+    def __get_pydantic_json_schema__(self, _: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        classes = [self.registry.get(name) for name in self.registry.names()]
+        plain = [cls.name for cls in classes if not any(field.is_required() for field in cls.model_fields.values())]
+        options = []
+        for cls in classes:
+            named = {"anyOf": [{"required": [key]} for key in cls.selectors]}
+            body = _reference(cls, handler)
+            options.append(body if cls.name == self.default else {"allOf": [body, named]})
+        return {"anyOf": [{"enum": plain}, *options, *self.others] if plain else [*options, *self.others]}
+
+
+def _reference(model: type[BaseModel], handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+    # The handler does not ask the model itself what its JSON schema is; it does for the choices of a union.
+    return handler(core_schema.union_schema([model.__pydantic_core_schema__]))
+
+
 def explain(error: ValidationError) -> str:
     """A pydantic error as one line: `ratio: Input should be less than or equal to 1 (got 3)`."""
     lines = []
     for item in error.errors():
         place = ".".join(str(part) for part in place_of(item))
-        got = "" if isinstance(item["input"], dict | list | BaseModel) else f" (got {item['input']!r})"
-        message = item["msg"].removeprefix("Value error, ")
-        lines.append(f"{place}: {message}{got}" if place else f"{message}{got}")
+        lines.append(f"{place}: {reason_of(item)}" if place else reason_of(item))
     return "; ".join(lines)
 
 
 def place_of(item: ErrorDetails) -> tuple[str | int, ...]:
     """The path of keys to what is wrong."""
     cause = item.get("ctx", {}).get("error")
-    return (*item["loc"], *(cause.place if isinstance(cause, Misplaced) else ()))
+    loc = (part for part in item["loc"] if part != "[key]")  # pydantic's word for a key itself that is wrong
+    return (*loc, *(cause.place if isinstance(cause, Misplaced) else ()))
+
+
+def reason_of(item: ErrorDetails) -> str:
+    """What is wrong, and the value where it fits on the line."""
+    got = "" if isinstance(item["input"], dict | list | BaseModel) else f" (got {item['input']!r})"
+    return item["msg"].removeprefix("Value error, ") + got

@@ -28,6 +28,8 @@ class Graph(Component):
     """An undirected, connected graph. `rates` are exchanges per unit time, one per edge in the order of `edges`;
     default 1 each."""
 
+    selectors = ("kind", "name")
+
     def build(self) -> "networkx.Graph":
         """The graph on vertices 0..n-1."""
         raise NotImplementedError

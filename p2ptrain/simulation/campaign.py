@@ -25,6 +25,9 @@ CALM_S = 40.0
 """How long the swarm then has to heal."""
 MAX_FAULTS = 8
 LIMIT_S = 600.0
+DRAWN = (
+    "kill", "kill", "restart all", "pause", "tear", "partition", "partition", "cut", "degrade", "flap", "reset", "skew",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,7 @@ def _draw_fault(rng: random.Random, names: Sequence[str], core: set[str]) -> dic
     few = rng.sample(outside, min(len(outside), rng.choice([1, 1, 2, 3])))
     others = [name for name in names if name not in few]
     way = {"from": few, "to": rng.sample(others, rng.randint(1, len(others)))}
-    match rng.choice(["kill", "kill", "restart all", "pause", "tear", "partition", "partition", "cut", "degrade", "flap",
-                      "reset", "skew"]):  # fmt: skip
+    match rng.choice(DRAWN):
         case "kill":
             return {"at": at, "kill": few} if core else {"at": at, "kill": few, "for": lasts}
         case "restart all":

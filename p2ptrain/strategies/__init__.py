@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 class Strategy(Recipe, Component):
     """A way of training together. The fields of `Recipe` say how each node takes its own steps."""
 
+    @property
+    def swaps_per_step(self) -> float:
+        """How many swaps a node starts per training step, over the whole run; 0: it does not swap."""
+        return 0.0
+
     async def run(self, node: "Node") -> None:
         """Train until `node.finished`. Must return soon after; is cancelled when the node drains."""
         raise NotImplementedError

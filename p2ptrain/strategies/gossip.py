@@ -32,6 +32,10 @@ class Gossip(Strategy):
     """At the end of the run every node takes the mean of all replicas, optionally with each tensor's variance
     restored."""
 
+    @property
+    def swaps_per_step(self) -> float:
+        return self.gossip_steps * (self._rate(0.0) + self._rate(1.0)) / 2
+
     async def run(self, node: "Node") -> None:
         async with asyncio.TaskGroup() as group:
             gossip = group.create_task(self._gossip(node))

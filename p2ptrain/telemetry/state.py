@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from functools import singledispatch
 from typing import Literal
 
-from p2ptrain.telemetry import events
+from p2ptrain.telemetry import events, outages
 from p2ptrain.telemetry.events import Event, Stamped
+from p2ptrain.telemetry.outages import Outage
 
 MAX_POINTS = 2000
 MAX_NOTES = 200
@@ -79,6 +80,10 @@ class NodeState:
     accuracy: float | None = None
     peers: frozenset[str] = frozenset()
     """Peer ids in this node's view."""
+    saw: frozenset[str] = frozenset()
+    """The same, with those that left in order: at the end of a run, whom it saw before everyone went."""
+    sent_away: bool = False
+    """A fault of the file made it leave, and it has not come back."""
     bytes_sent: int = 0
     bytes_received: int = 0
     exchanges: int = 0
@@ -154,10 +159,25 @@ class SwarmState:
     notes: tuple[Note, ...] = ()
     faults: tuple[Stamped, ...] = ()
     """What was done to the swarm on purpose, the first `MAX_FAULTS`: `Faulted` events."""
+    outages: tuple[Outage, ...] = ()
+    """What came of it."""
 
     @property
     def num_alive(self) -> int:
         return sum(node.alive for node in self.nodes.values())
+
+    @property
+    def num_views(self) -> int:
+        """Into how many parts the living fall, if two belong together that see each other. One is as it should be."""
+        here = {node.peer or node.name: node for node in self.nodes.values() if node.alive and not node.sent_away}
+        parts = 0
+        while here:
+            parts += 1
+            reached = [here.popitem()]
+            for peer, node in reached:
+                mutual = [other for other in node.saw if other in here and peer in here[other].saw]
+                reached += [(other, here.pop(other)) for other in mutual]
+        return parts
 
     def name_of(self, peer: str) -> str:
         """The name of the node with this peer id, or the beginning of the id."""
@@ -171,10 +191,16 @@ def expecting(names: Iterable[str]) -> SwarmState:
 
 def apply(state: SwarmState, stamped: Stamped) -> SwarmState:
     """The state after one more event."""
+    followed = outages.apply(state.outages, state, stamped)
+    if followed is not state.outages:
+        state = replace(state, outages=followed)
     if isinstance(stamped.event, events.Faulted):
         return _befall(state, stamped, stamped.event)
     before = state.nodes.get(stamped.node) or NodeState(stamped.node)
-    after = _mark(_fold(stamped.event, before, stamped.time), stamped.time)
+    event = stamped.event
+    if isinstance(event, events.Left) and _stopped(state, event.peer):
+        event = replace(event, reason="leaving")  # a goodbye can be lost; whoever left in order was seen to the end
+    after = _mark(_fold(event, before, stamped.time), stamped.time)
     after_state = replace(state, time=max(state.time, stamped.time), nodes={**state.nodes, stamped.node: after})
     if isinstance(stamped.event, events.Exchanged):
         after_state = _estimate(after_state, after, stamped.time, stamped.event.distance)
@@ -201,18 +227,19 @@ def _(event: events.Started, node: NodeState, time: float) -> NodeState:
     return replace(
         node, phase="fetching", peer=event.peer, slot=event.slot, device=event.device, address=event.address,
         num_parameters=event.num_parameters, started=time if node.started is None else node.started,
-        peers=frozenset(), exit_code=None, digest=None,
+        peers=frozenset(), saw=frozenset(), sent_away=False, exit_code=None, digest=None,
     )  # fmt: skip
 
 
 @_fold.register
 def _(event: events.Joined, node: NodeState, time: float) -> NodeState:
-    return replace(node, peers=node.peers | {event.peer})
+    return replace(node, peers=node.peers | {event.peer}, saw=node.saw | {event.peer})
 
 
 @_fold.register
 def _(event: events.Left, node: NodeState, time: float) -> NodeState:
-    return replace(node, peers=node.peers - {event.peer})
+    saw = node.saw if event.reason == "leaving" else node.saw - {event.peer}
+    return replace(node, peers=node.peers - {event.peer}, saw=saw)
 
 
 @_fold.register
@@ -275,14 +302,14 @@ def _(event: events.Stopped, node: NodeState, time: float) -> NodeState:
 
 @_fold.register
 def _(event: events.Died, node: NodeState, time: float) -> NodeState:
-    return replace(node, phase="dead", exit_code=event.code, peers=frozenset())
+    return replace(node, phase="dead", exit_code=event.code, peers=frozenset(), saw=frozenset())
 
 
 @_fold.register
 def _(event: events.Restarted, node: NodeState, time: float) -> NodeState:
     return replace(
-        node, phase="starting", exit_code=None, digest=None, peers=frozenset(), marks=(), training_since=None,
-        smooth_loss=None,
+        node, phase="starting", exit_code=None, digest=None, peers=frozenset(), saw=frozenset(), marks=(),
+        training_since=None, smooth_loss=None,
         num_restarts=node.num_restarts + 1,
     )  # fmt: skip
 
@@ -308,7 +335,14 @@ def _count(counts: Counts, key: str, max_keys: int = MAX_REASONS) -> Counts:
 
 def _befall(state: SwarmState, stamped: Stamped, event: events.Faulted) -> SwarmState:
     notes = (*state.notes, Note(stamped.time, stamped.node, "info", "faulted", event.what))[-MAX_NOTES:]
-    return replace(state, notes=notes, faults=(*state.faults, stamped)[:MAX_FAULTS])
+    nodes = dict(state.nodes)
+    for name in event.whom.split() if event.verb == "stop" else ():
+        nodes[name] = replace(nodes.get(name, NodeState(name)), sent_away=True)
+    return replace(state, nodes=nodes, notes=notes, faults=(*state.faults, stamped)[:MAX_FAULTS])
+
+
+def _stopped(state: SwarmState, peer: str) -> bool:
+    return any(node.peer == peer and node.phase == "stopped" for node in state.nodes.values())
 
 
 def _mark(node: NodeState, time: float) -> NodeState:

@@ -6,15 +6,16 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
+from pydantic import AfterValidator, Field, GetJsonSchemaHandler, ValidationError, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
-from p2ptrain import graphs
-from p2ptrain.config import NodeConfig, RunConfig, Strict
+from p2ptrain.config import AGraph, NodeConfig, RunConfig, Strict
 from p2ptrain.errors import Misplaced
-from p2ptrain.registry import explain
+from p2ptrain.registry import Like, explain
 from p2ptrain.swarm.records import NAME
-from p2ptrain.topology.faults import AnyFault
-from p2ptrain.topology.links import Link, Pair
+from p2ptrain.topology.faults import AnyFault, Degrade
+from p2ptrain.topology.links import ONLY_SIMULATED, Link, Pair
 from p2ptrain.topology.plan import Cast, Deed, plan
 from p2ptrain.topology.quantities import Seconds
 from p2ptrain.training import devices
@@ -49,6 +50,11 @@ class Expectation(Strict):
             return {"relation": found[1], "bound": found[2]}
         return value
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        comparison = {"type": "string", "pattern": r"^\s*(>=|<=|==|>|<)\s*[-+0-9.eE]+\s*$", "examples": [">= 0.93"]}
+        return {"description": cls.__doc__, "anyOf": [{"type": "number"}, comparison]}
+
 
 class NodeGroup(Strict):
     """`count` nodes alike."""
@@ -81,10 +87,10 @@ class Topology(Strict):
 
     name: str = Field("swarm", pattern=NAME)
     run: RunConfig
-    graph: Annotated[SerializeAsAny[graphs.Graph] | None, BeforeValidator(graphs.parse)] = None
+    graph: AGraph | None = None
     """Who talks to whom; None: everyone to everyone."""
     nodes: tuple[NodeGroup, ...] = (NodeGroup.model_validate({"count": 4}),)
-    node: dict[str, Any] = Field({})
+    node: Annotated[dict[str, Any], Like(NodeConfig)] = Field({})
     """Settings of `NodeConfig` for every node, e.g. `heartbeat: 1`."""
     links: dict[str, Link] = Field({})
     """By `default`, site (`eu`), or two sites (`eu-us`, both ways; `eu>us`, one way). Later words win."""
@@ -121,6 +127,15 @@ class Topology(Strict):
         settings = [self.links[key].model_dump(exclude_unset=True) for key in keys if key in self.links]
         return Link(**{key: value for setting in settings for key, value in setting.items()})
 
+    def only_simulated(self) -> Iterator[str]:
+        """What no other runtime can carry, and where."""
+        places = [(f"links.{key}", link) for key, link in self.links.items()]
+        places += [(f"faults.{i}", fault.link) for i, fault in enumerate(self.faults) if isinstance(fault, Degrade)]
+        for place, link in places:
+            yield from (
+                f"{place}.{field}: no TCP connection does that" for field in ONLY_SIMULATED if getattr(link, field)
+            )
+
     @model_validator(mode="after")
     def _consistent(self) -> "Topology":
         for place, reason in self._contradictions():
@@ -132,6 +147,12 @@ class Topology(Strict):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             yield ("nodes",), f"two nodes are named {twice[0]}"
+        for index, group in enumerate(self.nodes):
+            taken = {**dict.fromkeys(names, "a node"), "all": "all nodes", "default": "the links of all sites"}
+            if group.site in taken:
+                yield ("nodes", index, "site"), f"a fault or link at {group.site} would be {taken[group.site]}'s"
+        if "all" in names:
+            yield ("nodes",), "no node can be named all: in faults it means everyone"
         if self.graph is not None and self.graph.num_nodes != len(names):
             yield ("graph",), f"graph has {self.graph.num_nodes} vertices for {len(names)} nodes"
         if self.run.steps is None and self.run.seconds is None:
@@ -146,14 +167,18 @@ class Topology(Strict):
     def _contradictions_in_links(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         sites = {group.site for group in self.nodes}
         for key in self.links:
-            unknown = [site for site in re.split("[->]", key) if site not in sites and key != "default"]
+            ends = [] if key == "default" else re.split("[->]", key)
+            unknown = [site for site in ends if site not in sites]
             if unknown:
                 yield ("links", key), f"no node is at site {unknown[0]!r}; the sites are {', '.join(sorted(sites))}"
+            if len(ends) > 2 or (len(ends) == 2 and ends[0] == ends[1]):
+                yield ("links", key), f"lies not between two sites; write {ends[0]} for the links within it"
+            if "-" in key and f"{ends[1]}-{ends[0]}" in list(self.links)[: list(self.links).index(key)]:
+                yield ("links", key), f"is the same as {ends[1]}-{ends[0]}; for one way write {ends[0]}>{ends[1]}"
 
     def _contradictions_in_faults(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         for index, fault in enumerate(self.faults):
-            for place, written in fault.named():
-                try:
-                    self.cast.nodes(written)
-                except ValueError as error:
-                    yield ("faults", index, *place), str(error)
+            try:
+                fault.check(self.cast)
+            except Misplaced as error:
+                yield ("faults", index, *error.place), str(error)

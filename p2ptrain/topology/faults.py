@@ -8,16 +8,29 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+)
 
-from p2ptrain.registry import explain
+from p2ptrain.errors import Misplaced
+from p2ptrain.registry import Like, place_of, reason_of
 from p2ptrain.topology.links import Link, Pair
 from p2ptrain.topology.plan import Cast, Deed
-from p2ptrain.topology.quantities import Seconds
+from p2ptrain.topology.quantities import Offset, Seconds
 
 Place = tuple[str | int, ...]
 Nodes = Annotated[
-    tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value), Field(min_length=1)
+    tuple[str, ...],
+    Field(min_length=1),
+    BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
 ]
 """`node-3`, `node-0..node-3`, `all`, a site's name, or a list of these."""
 
@@ -51,6 +64,17 @@ class Fault(BaseModel):
     def verb(cls) -> str:
         return next(name for name in cls.model_fields if name not in Fault.model_fields)
 
+    def __str__(self) -> str:
+        """`kill node-3`"""
+        match getattr(self, self.verb()):
+            case Way() as way:
+                whom = str(way)
+            case (tuple(), *_) as groups:
+                whom = " | ".join(map(listed, groups))
+            case nodes:
+                whom = listed(nodes)
+        return f"{self.verb()} {whom}"
+
     def named(self) -> Iterator[tuple[Place, Nodes]]:
         """Whom the fault names, as written, and where in it."""
         verb = self.verb()
@@ -62,6 +86,17 @@ class Fault(BaseModel):
                 yield from (((verb, index), group) for index, group in enumerate(groups))
             case nodes:
                 yield (verb,), nodes
+
+    def check(self, cast: Cast) -> None:
+        """Raises `Misplaced` when it cannot befall these nodes."""
+        for place, written in self.named():
+            try:
+                cast.nodes(written)
+            except ValueError as error:
+                raise Misplaced(place, str(error)) from None
+        match getattr(self, self.verb()):
+            case Way() as way if not way.pairs(cast):
+                raise Misplaced((self.verb(),), "from and to are the same node: there is no link between them")
 
     def deeds(self, cast: Cast, rng: random.Random) -> Iterator[Deed]:
         """In any order; without `fault`."""
@@ -76,7 +111,7 @@ class Kill(Fault):
 
     def deeds(self, cast: Cast, rng: random.Random) -> Iterator[Deed]:
         nodes = cast.nodes(self.kill)
-        yield Deed(self.at, "kill", nodes, what=f"kill {listed(self.kill)}")
+        yield Deed(self.at, "kill", nodes, what=str(self))
         if self.for_ is not None:
             yield Deed(self.at + self.for_, "start", nodes, what=f"start {listed(self.kill)}")
 
@@ -87,7 +122,7 @@ class Stop(Fault):
     stop: Nodes
 
     def deeds(self, cast: Cast, rng: random.Random) -> Iterator[Deed]:
-        yield Deed(self.at, "stop", cast.nodes(self.stop), what=f"stop {listed(self.stop)}")
+        yield Deed(self.at, "stop", cast.nodes(self.stop), what=str(self))
 
 
 class Start(Fault):
@@ -96,7 +131,7 @@ class Start(Fault):
     start: Nodes
 
     def deeds(self, cast: Cast, rng: random.Random) -> Iterator[Deed]:
-        yield Deed(self.at, "start", cast.nodes(self.start), what=f"start {listed(self.start)}")
+        yield Deed(self.at, "start", cast.nodes(self.start), what=str(self))
 
 
 class Pause(Fault):
@@ -107,7 +142,7 @@ class Pause(Fault):
 
     def deeds(self, cast: Cast, rng: random.Random) -> Iterator[Deed]:
         nodes = cast.nodes(self.pause)
-        yield Deed(self.at, "pause", nodes, what=f"pause {listed(self.pause)}")
+        yield Deed(self.at, "pause", nodes, what=str(self))
         yield Deed(self.at + self.for_, "resume", nodes, what=f"resume {listed(self.pause)}")
 
 
@@ -119,7 +154,7 @@ class Tear(Fault):
 
     def deeds(self, cast: Cast, rng: random.Random) -> Iterator[Deed]:
         nodes = cast.nodes(self.tear)
-        yield Deed(self.at, "tear", nodes, what=f"tear a write of {listed(self.tear)}")
+        yield Deed(self.at, "tear", nodes, what=str(self))
         yield Deed(self.at + self.for_, "start", nodes, what=f"start {listed(self.tear)}")
 
 
@@ -129,11 +164,18 @@ class Partition(Fault):
     partition: tuple[Nodes, ...] = Field(min_length=2)
     for_: Seconds | None = Field(None, alias="for")
 
+    def check(self, cast: Cast) -> None:
+        super().check(cast)
+        group_of: dict[str, int] = {}
+        for index, group in enumerate(self.partition):
+            for node in cast.nodes(group):
+                if group_of.setdefault(node, index) != index:
+                    raise Misplaced(("partition", index), f"{node} is in another group already")
+
     def deeds(self, cast: Cast, rng: random.Random) -> Iterator[Deed]:
         groups = [cast.nodes(group) for group in self.partition]
         pairs = tuple((a, b) for one in groups for other in groups if one is not other for a in one for b in other)
-        what = " | ".join(listed(group) for group in self.partition)
-        yield from _shaped(self.at, self.for_, pairs, {"down": True}, f"partition {what}")
+        yield from _shaped(self.at, self.for_, pairs, {"down": True}, str(self))
 
 
 class Cut(Fault):
@@ -143,24 +185,30 @@ class Cut(Fault):
     for_: Seconds | None = Field(None, alias="for")
 
     def deeds(self, cast: Cast, rng: random.Random) -> Iterator[Deed]:
-        yield from _shaped(self.at, self.for_, self.cut.pairs(cast), {"down": True}, f"cut {self.cut}")
+        yield from _shaped(self.at, self.for_, self.cut.pairs(cast), {"down": True}, str(self))
 
 
 class Degrade(Fault):
     """Another link for a while: `{at: 10s, degrade: {from: eu, to: us}, link: {latency: 500ms}, for: 5s}`."""
 
     degrade: Way
-    link: dict[str, Any]
+    link: Link
     for_: Seconds | None = Field(None, alias="for")
 
+    def __str__(self) -> str:
+        return (
+            f"{super().__str__()}: {', '.join(f'{field} {value}' for field, value in self.link.model_dump().items())}"
+        )
+
     def deeds(self, cast: Cast, rng: random.Random) -> Iterator[Deed]:
-        change = Link.model_validate(self.link).model_dump(include=set(self.link))
-        yield from _shaped(self.at, self.for_, self.degrade.both_ways(cast), change, f"degrade {self.degrade}")
+        pairs = self.degrade.both_ways(cast)
+        yield from _shaped(self.at, self.for_, pairs, self.link.model_dump(), str(self))
 
     @field_validator("link")
     @classmethod
-    def _valid(cls, link: dict[str, Any]) -> dict[str, Any]:
-        Link.model_validate(link)
+    def _says_something(cls, link: Link) -> Link:
+        if not link.model_fields_set:
+            raise ValueError("says not what changes, such as latency: 500ms")
         return link
 
 
@@ -168,16 +216,21 @@ class Flap(Fault):
     """A link that goes down and comes back, `every` so often for `down` seconds, both ways."""
 
     flap: Way
-    every: Seconds
-    down: Seconds
+    every: Seconds = Field(gt=0.001)
+    down: Seconds = Field(gt=0)
     for_: Seconds = Field(alias="for")
+
+    def check(self, cast: Cast) -> None:
+        super().check(cast)
+        if self.down >= self.every:
+            raise Misplaced(("down",), f"down for {self.down:g} s of every {self.every:g} s, it would never be up")
 
     def deeds(self, cast: Cast, rng: random.Random) -> Iterator[Deed]:
         pairs = self.flap.both_ways(cast)
         begins = self.at
         while begins < self.at + self.for_:
-            yield from _shaped(begins, self.down, pairs, {"down": True}, f"flap {self.flap}")
-            begins += max(self.every, self.down)
+            yield from _shaped(begins, self.down, pairs, {"down": True}, str(self))
+            begins += self.every
 
 
 class Reset(Fault):
@@ -186,22 +239,24 @@ class Reset(Fault):
     reset: Way
 
     def deeds(self, cast: Cast, rng: random.Random) -> Iterator[Deed]:
-        yield Deed(self.at, "reset", pairs=self.reset.both_ways(cast), what=f"reset {self.reset}")
+        yield Deed(self.at, "reset", pairs=self.reset.both_ways(cast), what=str(self))
 
 
 class Skew(Fault):
     """The clock is off by so much, ahead if positive."""
 
     skew: Nodes
-    by: float
-    """Seconds."""
+    by: Offset
     for_: Seconds | None = Field(None, alias="for")
 
+    def __str__(self) -> str:
+        return f"{super().__str__()} by {self.by:g} s"
+
     def deeds(self, cast: Cast, rng: random.Random) -> Iterator[Deed]:
-        nodes, what = cast.nodes(self.skew), f"clock of {listed(self.skew)}"
-        yield Deed(self.at, "skew", nodes, seconds=self.by, what=f"{what} off by {self.by:g} s")
+        nodes = cast.nodes(self.skew)
+        yield Deed(self.at, "skew", nodes, seconds=self.by, what=str(self))
         if self.for_ is not None:
-            yield Deed(self.at + self.for_, "skew", nodes, what=f"{what} set right")
+            yield Deed(self.at + self.for_, "skew", nodes, what=f"end of {self}")
 
 
 class Churn(Fault):
@@ -235,13 +290,16 @@ def _parse(value: Any) -> Any:
     verbs = [verb for verb in KINDS if verb in value]
     if not verbs:
         raise ValueError(f"says not what happens: one of {', '.join(KINDS)}")
+    if len(verbs) > 1:
+        raise Misplaced((verbs[1],), f"{' and '.join(verbs)} are {len(verbs)} faults: write each on its own")
     try:
         return KINDS[verbs[0]].model_validate(value)
     except ValidationError as error:
-        raise ValueError(explain(error)) from None
+        first = error.errors()[0]
+        raise Misplaced(place_of(first), reason_of(first)) from None
 
 
-AnyFault = Annotated[SerializeAsAny[Fault], BeforeValidator(_parse)]
+AnyFault = Annotated[SerializeAsAny[Fault], BeforeValidator(_parse), Like(*KINDS.values())]
 
 
 def listed(written: Sequence[str]) -> str:

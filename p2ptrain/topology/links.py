@@ -2,8 +2,9 @@
 
 import math
 import random
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_serializer
 
 from p2ptrain.topology.quantities import BitsPerSecond, Seconds, Share
 
@@ -12,6 +13,8 @@ MIN_TIMEOUT_S = 0.2
 
 Pair = tuple[str, str]
 """(from, to): a direction between two nodes, by name."""
+ONLY_SIMULATED = ("drop", "duplicate", "reorder", "corrupt")
+"""What no TCP connection does to messages."""
 
 
 class Link(BaseModel):
@@ -30,7 +33,7 @@ class Link(BaseModel):
     down: bool = False
     """Nothing passes, and nobody is told: what a cut cable looks like."""
     drop: Share = 0.0
-    """Of messages, whole; with the three below only in the simulator: no TCP connection does such a thing."""
+    """Of messages, whole; this and the three below in the simulator alone."""
     duplicate: Share = 0.0
     reorder: Share = 0.0
     corrupt: Share = 0.0
@@ -49,3 +52,8 @@ class Link(BaseModel):
         if packets > 1 and rng.random() < 1 - (1 - self.loss) ** (packets - 1):
             late += round_trip
         return late
+
+    @model_serializer
+    def _as_written(self) -> dict[str, Any]:
+        """What was left out stays so: it is for another layer of links to say."""
+        return {field: getattr(self, field) for field in type(self).model_fields if field in self.model_fields_set}

@@ -143,7 +143,7 @@ def test_check_explains(good: Path) -> None:
         "mine: 4 nodes",
         "4,810 parameters",
         "4 edges, degree 2",
-        "node-1, node-3",
+        "this-machine  local  1      1, 3",
         "10 steps per node",
         "4.9 kB",
     ):
@@ -275,3 +275,10 @@ def test_a_signal_during_imports_ends_quietly(tmp_path: Path) -> None:
 def test_the_effective_configuration_is_yaml(good: Path) -> None:
     body = yaml.safe_load(p2ptrain("check", good, "--print", "--set", "run.codec=int4").stdout)
     assert body["run"]["codec"] == {"name": "int4", "block": 64}
+
+
+def test_the_schema_is_printed_for_editors() -> None:
+    result = p2ptrain("check", "--schema")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["title"] == "p2ptrain topology"
+    assert p2ptrain("check").exit_code == 2

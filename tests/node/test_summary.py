@@ -125,3 +125,16 @@ def test_the_table_says_what_failed(state: SwarmState) -> None:
 def test_the_summary_needs_no_torch() -> None:
     code = "import sys, node.summary, node.report, node.live; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_faults_and_views_are_those_of_the_fold() -> None:
+    log = [
+        *(Stamped(f"node-{i}", 0, events.Started(f"id-{i}", i, "cpu", "127.0.0.1:1", 10, False)) for i in range(2)),
+        Stamped("node-0", 1, events.Joined("id-1", "node-1")),
+        Stamped("node-1", 1, events.Joined("id-0", "node-0")),
+        Stamped("swarm", 2.00004, events.Faulted(0, "pause", "pause node-1", "node-1")),
+        Stamped("node-0", 5.0, events.Left("id-1", "node-1", "silent")),
+    ]
+    made = summary.build(topology(views=3), fold(log, expecting(f"node-{i}" for i in range(4))), 1, None)
+    assert made["faults"] == [{"at": 2.0, "what": "pause node-1", "detected": 3.0, "recovered": None}]
+    assert made["expect"] == [{"what": "views", "want": "== 3", "got": 4, "ok": False}]

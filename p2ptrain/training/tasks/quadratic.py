@@ -1,5 +1,6 @@
-"""Find the mean of points: the problem that theory is about, and the cheapest there is. Every node's optimum is the mean
-of its own points, the swarm's is the mean of all."""
+"""Find the mean of points: the problem that theory is about, and the cheapest there is.
+
+Every node's optimum is the mean of its own points, the swarm's is the mean of all."""
 
 from functools import lru_cache
 
