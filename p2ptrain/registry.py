@@ -6,6 +6,7 @@ A component is a frozen pydantic model that *is* its own configuration, so `code
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any, ClassVar, Generic, TypeVar, cast
@@ -103,6 +104,7 @@ def explain(error: ValidationError) -> str:
     for item in error.errors():
         place = ".".join(str(part) for part in place_of(item))
         got = "" if isinstance(item["input"], dict | list | BaseModel) else f" (got {item['input']!r})"
+        got = re.sub(r"://[^@]*@", "://***@", got)  # a password
         message = item["msg"].removeprefix("Value error, ")
         lines.append(f"{place}: {message}{got}" if place else f"{message}{got}")
     return "; ".join(lines)
