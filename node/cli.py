@@ -196,6 +196,18 @@ def invite(
 
 
 @app.command()
+def top(
+    broker: Annotated[str, typer.Argument(help="mqtt://user:password@host:port, or mqtts.")],
+    run: Annotated[str | None, typer.Option(help="Only the swarm of this name.")] = None,
+) -> None:
+    """Watch the swarms that publish to an MQTT broker, until Ctrl-C. The password may be in P2PTRAIN_MQTT_PASSWORD."""
+    with _mistakes("top"):
+        from node import top as watcher
+
+        asyncio.run(watcher.top(broker, run))
+
+
+@app.command()
 def check(
     file: Annotated[Path | None, typer.Argument(help="A topology file (YAML).")] = None,
     settings: Settings = [],  # noqa: B006

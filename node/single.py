@@ -24,6 +24,8 @@ from p2ptrain.registry import explain
 from p2ptrain.swarm import describe
 from p2ptrain.telemetry import sinks
 from p2ptrain.telemetry.events import Stamped, Started
+from p2ptrain.telemetry.mqtt import Publisher
+from p2ptrain.telemetry.mqtt_broker import Broker
 from p2ptrain.telemetry.state import apply, expecting
 from p2ptrain.topology import Topology
 
@@ -122,25 +124,36 @@ def run(file: NodeFile, epoch_unix_s: float | None, as_json: bool) -> int:
 
 
 async def _run(file: NodeFile, epoch_unix_s: float, as_json: bool) -> int:
-    from node.machine import run_node
-
     if as_json:
         lines = sinks.to_stdout()
         try:
-            return await run_node(file, sinks.Stamp(file.node.name, epoch_unix_s, lines))
+            return await _run_node(file, epoch_unix_s, lines)
         finally:
             lines.close()
             _forget_broken_stdout(lines)
     file.node.home.mkdir(parents=True, exist_ok=True)
     shown = _Shown(file)
     log = sinks.to_file(file.node.home / f"events-{time.strftime('%Y%m%d-%H%M%S')}.jsonl")
-    sink = sinks.Stamp(file.node.name, epoch_unix_s, sinks.FanOut([log, shown]))
     try:
         async with ticking(shown.refresh):
-            return await run_node(file, sink)
+            return await _run_node(file, epoch_unix_s, log, shown)
     finally:
         log.close()
         shown.close()
+
+
+async def _run_node(file: NodeFile, epoch_unix_s: float, *outputs: sinks.Output) -> int:
+    """With its events going to these places, and to a broker when there is one."""
+    from node.machine import run_node
+
+    config = file.node
+    if config.mqtt is None:
+        return await run_node(file, sinks.Stamp(config.name, epoch_unix_s, sinks.FanOut(outputs)))
+    peer = Identity.load_or_create(config.home).peer
+    publisher = Publisher(Broker.parse(config.mqtt), file.name, peer, config.name, config.slot)
+    sink = sinks.Stamp(config.name, epoch_unix_s, sinks.FanOut([*outputs, publisher]))
+    async with publisher.running(sink.emit):
+        return await run_node(file, sink)
 
 
 class _Shown:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -25,6 +26,7 @@ from p2ptrain import aggregators, codecs, graphs, strategies
 from p2ptrain.errors import ConfigError
 from p2ptrain.registry import Named, explain, place_of
 from p2ptrain.swarm.records import NAME
+from p2ptrain.telemetry.mqtt_broker import check as check_broker
 from p2ptrain.training import tasks
 from p2ptrain.training.splits import Data
 
@@ -111,6 +113,9 @@ class NodeConfig(Strict):
     """Seconds between heartbeats; a peer that misses three is gone."""
     checkpoint_every: float = Field(30.0, gt=0)
     """Seconds between checkpoints."""
+    mqtt: Annotated[str, AfterValidator(check_broker)] | None = None
+    """A broker to publish events at, `mqtt://user:password@host:port`. The password may come from the environment
+    variable P2PTRAIN_MQTT_PASSWORD instead."""
 
 
 class NodeFile(Strict):

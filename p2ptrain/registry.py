@@ -6,6 +6,7 @@ A component is a frozen pydantic model that *is* its own configuration, so `code
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -155,7 +156,14 @@ def explain(error: ValidationError) -> str:
     lines = []
     for item in error.errors():
         place = ".".join(str(part) for part in place_of(item))
+<<<<<<< HEAD
         lines.append(f"{place}: {reason_of(item)}" if place else reason_of(item))
+=======
+        got = "" if isinstance(item["input"], dict | list | BaseModel) else f" (got {item['input']!r})"
+        got = re.sub(r"://[^@]*@", "://***@", got)  # a password
+        message = item["msg"].removeprefix("Value error, ")
+        lines.append(f"{place}: {message}{got}" if place else f"{message}{got}")
+>>>>>>> mqtt
     return "; ".join(lines)
 
 
