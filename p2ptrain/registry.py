@@ -156,14 +156,7 @@ def explain(error: ValidationError) -> str:
     lines = []
     for item in error.errors():
         place = ".".join(str(part) for part in place_of(item))
-<<<<<<< HEAD
         lines.append(f"{place}: {reason_of(item)}" if place else reason_of(item))
-=======
-        got = "" if isinstance(item["input"], dict | list | BaseModel) else f" (got {item['input']!r})"
-        got = re.sub(r"://[^@]*@", "://***@", got)  # a password
-        message = item["msg"].removeprefix("Value error, ")
-        lines.append(f"{place}: {message}{got}" if place else f"{message}{got}")
->>>>>>> mqtt
     return "; ".join(lines)
 
 
@@ -177,4 +170,5 @@ def place_of(item: ErrorDetails) -> tuple[str | int, ...]:
 def reason_of(item: ErrorDetails) -> str:
     """What is wrong, and the value where it fits on the line."""
     got = "" if isinstance(item["input"], dict | list | BaseModel) else f" (got {item['input']!r})"
-    return item["msg"].removeprefix("Value error, ") + got
+    hidden = re.sub(r"://[^@]*@", "://***@", got)  # a password
+    return item["msg"].removeprefix("Value error, ") + hidden
