@@ -61,6 +61,9 @@ class RealBroker:
             await self._process.wait()
 
 
+MakeBroker = Callable[..., RealBroker]
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

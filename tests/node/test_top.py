@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from real_broker import USER, Ear, RealBroker, free_port, pump, serving
+from real_broker import USER, Ear, MakeBroker, free_port, pump, serving
 
 from p2ptrain.telemetry import events
 from p2ptrain.telemetry.mqtt import Publisher
@@ -57,8 +57,8 @@ async def top(*arguments: str) -> AsyncIterator[Top]:
         await process.wait()
 
 
-async def test_nodes_come_train_and_vanish_before_ones_eyes(tmp_path: Path) -> None:
-    broker, cut = RealBroker(tmp_path), asyncio.Event()
+async def test_nodes_come_train_and_vanish_before_ones_eyes(make_broker: MakeBroker) -> None:
+    broker, cut = make_broker(), asyncio.Event()
     await broker.start()
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -92,7 +92,6 @@ async def test_nodes_come_train_and_vanish_before_ones_eyes(tmp_path: Path) -> N
             emit(events.Finished(7))
             await table.until("node-1 finished at step 7")
         assert await table.interrupt() == 0
-    await broker.kill()
 
 
 @pytest.mark.parametrize(
@@ -110,11 +109,10 @@ async def test_a_mistake_is_one_line(arguments: list[str], words: str) -> None:
     assert words in error
 
 
-async def test_a_wrong_password_is_one_line_without_it(tmp_path: Path) -> None:
-    broker = RealBroker(tmp_path, with_password=True)
+async def test_a_wrong_password_is_one_line_without_it(make_broker: MakeBroker) -> None:
+    broker = make_broker(with_password=True)
     await broker.start()
     code, error = await failing_top(f"mqtt://{USER}:sesame@127.0.0.1:{broker.port}")
-    await broker.kill()
     assert code == 2
     assert error.count("\n") == 1
     assert "refuses us" in error

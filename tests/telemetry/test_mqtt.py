@@ -6,7 +6,6 @@ import itertools
 import json
 import random
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -15,28 +14,20 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
-from real_broker import PASSWORD, USER, Answer, Ear, RealBroker, free_port, pump, serving
+from real_broker import PASSWORD, USER, Answer, Ear, MakeBroker, RealBroker, free_port, pump, serving
 
 from node import resolve
 from node.launcher import Swarm
-from p2ptrain.config import Topology
 from p2ptrain.telemetry import events, mqtt, mqtt_broker
 from p2ptrain.telemetry.events import Event, Noted, Stamped
 from p2ptrain.telemetry.mqtt import Publisher, Status
 from p2ptrain.telemetry.mqtt_broker import Broker
 from p2ptrain.telemetry.mqtt_reader import Reader
+from p2ptrain.topology import Topology
 
 PEER = "ab" * 16
 START_S = 90.0
 """For processes to come up on a busy machine."""
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[RealBroker]:
-    running = RealBroker(tmp_path)
-    await running.start()
-    yield running
-    await running.kill()
 
 
 @pytest.fixture(autouse=True)
@@ -157,8 +148,8 @@ async def test_of_many_steps_a_few_are_told(broker: RealBroker) -> None:
     assert steps(ear.payloads("/stepped")) == list(range(0, 1000, 50))
 
 
-async def test_events_wait_for_a_broker_that_comes_later(tmp_path: Path) -> None:
-    broker, notes = RealBroker(tmp_path), Notes()
+async def test_events_wait_for_a_broker_that_comes_later(make_broker: MakeBroker) -> None:
+    broker, notes = make_broker(), Notes()
     publishing = publisher(broker.url)
     async with publishing.running(notes.emit):
         for step in range(50):
@@ -169,7 +160,6 @@ async def test_events_wait_for_a_broker_that_comes_later(tmp_path: Path) -> None
             publishing.write(saved(50))
             await ear.until("/saved", '"step": 50')
         await notes.until("takes our events again")
-    await broker.kill()
     heard = steps(ear.payloads("/saved"))
     assert heard == list(range(51))[-len(heard) :]  # the ear may have come when some had been sent
     assert [note.level for note in notes.said] == ["warning", "info"]
@@ -307,9 +297,9 @@ async def test_leaving_waits_for_no_broker(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 async def test_a_wrong_password_is_said_once_and_the_right_one_lets_in(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_broker: MakeBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broker, notes = RealBroker(tmp_path, with_password=True), Notes()
+    broker, notes = make_broker(with_password=True), Notes()
     await broker.start()
     publishing = publisher(f"mqtt://{USER}:wrong@127.0.0.1:{broker.port}")
     async with publishing.running(notes.emit):
@@ -324,14 +314,15 @@ async def test_a_wrong_password_is_said_once_and_the_right_one_lets_in(
     async with listening as ear, publishing.running(notes.emit):
         publishing.write(saved(1))
         await ear.until("/saved", '"step": 1')
-    await broker.kill()
     assert len(notes.said) == 1
 
 
 @pytest.mark.filterwarnings("ignore:unclosed <ssl:ResourceWarning")  # paho drops the socket of a failed handshake
-async def test_over_tls_the_certificate_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_over_tls_the_certificate_is_checked(
+    make_broker: MakeBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     authority, *own = certificates(tmp_path)
-    broker, notes = RealBroker(tmp_path, tls=(own[0], own[1])), Notes()
+    broker, notes = make_broker(tls=(own[0], own[1])), Notes()
     await broker.start()
     async with publisher(f"mqtts://localhost:{broker.port}").running(notes.emit):
         await notes.until("CERTIFICATE_VERIFY_FAILED")
@@ -347,7 +338,6 @@ async def test_over_tls_the_certificate_is_checked(tmp_path: Path, monkeypatch: 
     async with Broker.parse(f"mqtts://localhost:{broker.port}").client() as client:
         await client.subscribe(reader.topic)
         message = await asyncio.wait_for(anext(client.messages), 10)
-    await broker.kill()
     assert Status.model_validate_json(str(message.payload, "utf-8")).status == "offline"
     assert notes.said == []
 
@@ -374,10 +364,10 @@ def certificates(folder: Path) -> tuple[Path, Path, Path]:
 
 
 async def test_the_newest_events_are_kept_and_the_lost_ones_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_broker: MakeBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mqtt, "MAX_WAITING", 100)
-    broker, notes = RealBroker(tmp_path), Notes()
+    broker, notes = make_broker(), Notes()
     publishing = publisher(broker.url)
     for step in range(1000):
         publishing.write(saved(step))
@@ -388,7 +378,6 @@ async def test_the_newest_events_are_kept_and_the_lost_ones_counted(
         await notes.until("900 events", "lost")
         publishing.write(saved(1000))
         await ear.until("/saved", '"step": 1000')
-    await broker.kill()
     assert steps(ear.payloads("/saved")) == list(range(900, 1001))
     assert len(notes.said) == 1
 
@@ -447,8 +436,10 @@ async def test_a_killed_node_is_offline_by_its_last_will(broker: RealBroker, tmp
     assert reader.state.nodes["node-1"].exchanges == swarm.state.nodes["node-1"].exchanges
 
 
-async def test_a_broker_that_swallows_or_refuses_everything_costs_no_training_step(tmp_path: Path) -> None:
-    broker = RealBroker(tmp_path, with_password=True)
+async def test_a_broker_that_swallows_or_refuses_everything_costs_no_training_step(
+    make_broker: MakeBroker, tmp_path: Path
+) -> None:
+    broker = make_broker(with_password=True)
     await broker.start()
     async with serving(says_nothing) as silent:
         brokers = {
@@ -465,7 +456,6 @@ async def test_a_broker_that_swallows_or_refuses_everything_costs_no_training_st
             await swarm.wait(lambda state: state.nodes["node-0"].step >= before["node-0"] + 300, START_S)
             taken = {name: node.step - before[name] for name, node in swarm.state.nodes.items()}
             warned = {note.node for note in swarm.state.notes if "mqtt://" in note.message and note.level == "warning"}
-    await broker.kill()
     print(f"steps taken meanwhile: {taken}")
     assert warned == {"node-1", "node-2", "node-3"}
     for name, num in taken.items():
