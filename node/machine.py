@@ -4,6 +4,7 @@ Put together in that order, taken down in the other.
 """
 
 import asyncio
+import os
 import signal
 import time
 from contextlib import AsyncExitStack
@@ -90,6 +91,7 @@ async def set_up(file: NodeFile, sink: Sink, stack: AsyncExitStack) -> Machine:
         checkpoints=Folder(config.home / "checkpoints"),
         now_unix=time.time,
         emit=sink.emit,
+        life=os.urandom(8).hex(),
     )
 
 

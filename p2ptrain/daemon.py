@@ -12,7 +12,7 @@ from typing import Any
 
 import safetensors.torch
 
-from p2ptrain import seeds
+from p2ptrain import chaos, seeds
 from p2ptrain.config import NodeFile
 from p2ptrain.errors import ConfigError, PeerError
 from p2ptrain.exchange import Exchanger
@@ -64,6 +64,8 @@ class Machine:
     now_unix: Callable[[], float]
     """This machine's clock, which may be wrong."""
     emit: Callable[[Event], None]
+    life: str
+    """Different after each start: what is drawn at random now must not be what was drawn in the last life."""
 
 
 class Daemon:
@@ -78,7 +80,7 @@ class Daemon:
         self._orphan = False
         self._is_warm = False
         self._warming = asyncio.Lock()
-        self._rng = rng = partial(seeds.python_random, run.seed, machine.peer)
+        self._rng = rng = partial(seeds.python_random, run.seed, machine.peer, machine.life)
         settings = Settings(machine.peer, file.name, config.key, config.heartbeat, machine.bootstrap)
         self.membership = Membership(
             machine.transport, machine.directory, self._make_record, settings,
@@ -228,6 +230,7 @@ class Daemon:
         except PeerError as error:
             self.emit(Noted("warning", f"cannot get the swarm's weights yet: {error}"))
             return False
+        await chaos.point("fetched")
         await self.node.adopt(found.vector)
         self.emit(Fetched(found.step, len(found.donors), found.bytes_received, self._now() - started))
         return True
@@ -287,6 +290,7 @@ class Daemon:
         except ConfigError as error:
             self.emit(Noted("error", f"no checkpoint was written: {error}"))
             return
+        await chaos.point("saved")
         self.emit(Saved(checkpoint.step, self._now() - started))
 
     async def _drain(self) -> None:

@@ -21,7 +21,7 @@ import torch
 from google.protobuf.message import DecodeError
 from torch import Tensor
 
-from p2ptrain import frames
+from p2ptrain import chaos, frames
 from p2ptrain.aggregators import Aggregator
 from p2ptrain.aggregators.mean import Mean
 from p2ptrain.codecs import Codec, Packet
@@ -133,6 +133,7 @@ class Exchanger:
             await self._expect(stream, "ready", tally)
             self._decide(exchange)
             self.replica.commit(lease)
+            chaos.tell("applied", exchange, peer, lease)
             tally.applied = True
             with suppress(PeerError):  # the swap counts; a responder that did not hear so will ask
                 await self._send(stream, SwapMessage(commit=Commit()), tally)
@@ -188,6 +189,7 @@ class Exchanger:
                 raise PeerError("in-doubt", str(error)) from None
             raise
         self.replica.commit(lease)
+        chaos.tell("applied", theirs.exchange, stream.peer, lease)
         tally.applied = True
         with suppress(PeerError):  # applied on both sides; only the courtesy is lost
             await self._send(stream, SwapMessage(done=Done()), tally)
@@ -267,6 +269,7 @@ class Exchanger:
 
     async def _send(self, stream: Stream, message: SwapMessage | Bytes, tally: _Tally) -> None:
         encoded = message.SerializeToString() if isinstance(message, SwapMessage) else message
+        await chaos.point("send")
         with _deadline_is_peer_error():
             async with asyncio.timeout(self.pace.patience(stream.peer)):
                 await stream.send(encoded)
@@ -278,6 +281,7 @@ class Exchanger:
         with _deadline_is_peer_error():
             async with asyncio.timeout(self.pace.patience(stream.peer)):
                 message = await stream.receive()
+        await chaos.point("received")
         self.pace.observe(stream.peer, loop.time() - started)
         tally.bytes_received += len(message)
         return message
@@ -333,6 +337,7 @@ class Exchanger:
 
     async def _settle(self, doubt: _Doubt) -> None:
         """Ask until there is an answer or the initiator is gone for good."""
+        await chaos.point("in doubt")
         loop = asyncio.get_running_loop()
         wait_s, give_up = 0.1, loop.time() + GONE_S
         while loop.time() < give_up:
@@ -358,6 +363,7 @@ class Exchanger:
                 await asyncio.sleep(0.01)
         torch.add(lease.own, doubt.correction, out=lease.out)
         self.replica.commit(lease)
+        chaos.tell("applied", doubt.exchange, doubt.peer, lease)
         tally = doubt.tally
         self.emit(
             Exchanged(

@@ -12,7 +12,7 @@ from p2ptrain import aggregators, codecs
 from p2ptrain.errors import PeerBusy, PeerError
 from p2ptrain.exchange import Exchanger
 from p2ptrain.ports import Contact, PeerId
-from p2ptrain.simulation.links import Faults, Links
+from p2ptrain.simulation.links import LAN, Links
 from p2ptrain.telemetry.events import Event, Exchanged, Failed
 from p2ptrain.training.replica import Replica
 
@@ -55,7 +55,8 @@ class Peer:
 def make_peers(
     count: int, seed: int = 0, codec: str = "fp32", width: int = 40, **faults: object
 ) -> tuple[Links, list[Peer]]:
-    links = Links(random.Random(seed), Faults(**faults))  # type: ignore[arg-type]
+    cut = faults.pop("cut", 0.0)
+    links = Links(random.Random(seed), LAN.model_copy(update=faults), cut)  # type: ignore[arg-type]
     peers = [Peer(links, index, codec, width, seed) for index in range(count)]
     for peer in peers:
         for other in peers:
@@ -86,8 +87,8 @@ async def gossip(peers: list[Peer], rounds: int) -> Counter[str]:
     async with asyncio.TaskGroup() as group:
         for peer in peers:
             group.create_task(live(peer))
-    faults = peers[0].transport._links.faults
-    faults.cut = faults.drop = faults.duplicate = faults.reorder = 0.0
+    links = peers[0].transport._links
+    links.cut, links.default = 0.0, LAN
     boundaries = [asyncio.create_task(step_boundaries(peer)) for peer in peers]
     await asyncio.sleep(120)  # responders still waiting for a dropped message run into their deadlines
     for peer in peers:
@@ -154,7 +155,7 @@ async def test_exactly_once_whatever_the_links_do(faults: dict[str, float], seed
 
 
 async def test_progress_made_during_a_slow_swap_is_kept() -> None:
-    _, (one, other) = make_peers(2, latency_s=(1.0, 1.0))
+    _, (one, other) = make_peers(2, latency=1.0, jitter=0.0)
     start = total([one, other])
     swap = asyncio.create_task(one.exchanger.swap(other.id))
     for _ in range(20):
@@ -168,7 +169,7 @@ async def test_progress_made_during_a_slow_swap_is_kept() -> None:
 
 
 async def test_a_peer_in_a_swap_is_busy_and_says_so() -> None:
-    _, (one, other, third) = make_peers(3, latency_s=(1.0, 1.0))
+    _, (one, other, third) = make_peers(3, latency=1.0, jitter=0.0)
     first = asyncio.create_task(one.exchanger.swap(other.id))
     await asyncio.sleep(2.5)
     with pytest.raises(PeerBusy):
@@ -183,7 +184,7 @@ async def test_a_silent_peer_costs_a_deadline_and_nothing_else() -> None:
     before = one.replica.snapshot()
     swap = asyncio.create_task(one.exchanger.swap(other.id))
     await asyncio.sleep(0.002)
-    links.faults.drop = 1.0
+    links.default = links.default.model_copy(update={"down": True})
     with pytest.raises(PeerError) as caught:
         await swap
     assert caught.value.reason == "deadline"

@@ -20,7 +20,7 @@ from p2ptrain.graphs import Graph
 from p2ptrain.node import Node, mean_of, restore
 from p2ptrain.ports import PeerId
 from p2ptrain.seeds import derive, python_random
-from p2ptrain.simulation.links import Faults, Links
+from p2ptrain.simulation.links import Links
 from p2ptrain.strategies.gossip import Gossip
 from p2ptrain.swarm.beats import Settings
 from p2ptrain.swarm.membership import Membership
@@ -28,6 +28,7 @@ from p2ptrain.swarm.records import Record, peer_id_of, seal
 from p2ptrain.swarm.state import StateServer
 from p2ptrain.swarm.view import State
 from p2ptrain.telemetry.events import Event, Exchanged, Failed, Finished, Left, Merged, Stepped
+from p2ptrain.topology.links import Link
 from p2ptrain.training.replica import Replica, named_slices
 from p2ptrain.training.splits import examples
 from p2ptrain.training.trainer import Trainer
@@ -154,7 +155,7 @@ class World:
             {**settings, "steps": steps, "strategy": {"name": "gossip", "rate": 0.5, **strategy}}
         )
         self.count, self.graph, self.heartbeat_s, self.step_s = count, graph, heartbeat_s, step_s
-        self.links = Links(random.Random(0), Faults(latency_s=(0.0005, 0.001)))
+        self.links = Links(random.Random(0), Link(latency=0.0005, jitter=0.0005))
 
     async def __aenter__(self) -> "World":
         self.nodes = [Whole(self, slot) for slot in range(self.count)]

@@ -1,139 +1,205 @@
-"""Simulated links: the `Transport` port over queues, with latency, loss, duplication, reordering, cuts and partitions.
+"""Simulated links: the `Transport` port over queues, with latency, bandwidth, loss, cuts and silence.
 
-Every message's fate is drawn from one seeded generator, so a run is a pure function of the seed.
+What passes is what TCP would let pass: a link that is down delays, a lost packet delays, and a connection that breaks
+takes with it what is under way. On top, for protocols to be tried with worse than that, whole messages can be
+dropped, duplicated and reordered. Every message's fate is drawn from one seeded generator.
 """
 
 import asyncio
 import random
-from collections import deque
-from collections.abc import AsyncIterator, Coroutine
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from contextvars import Context, copy_context
 from typing import Any
 
 from p2ptrain.errors import PeerError
 from p2ptrain.ports import Answer, Bytes, Contact, PeerId, Stream, StreamHandler
+from p2ptrain.topology.links import Link
 
 WINDOW = 16
 """Messages of one direction of a stream that may be under way before `send` waits."""
+LAN = Link(latency=0.001, jitter=0.009)
+Way = tuple[PeerId, PeerId]
 
 
-@dataclass
-class Faults:
-    """Chances per message, and seconds. All may be changed while the world runs."""
-
-    latency_s: tuple[float, float] = (0.001, 0.01)
-    cut: float = 0.0
-    """The stream breaks; what is under way is lost."""
-    drop: float = 0.0
-    duplicate: float = 0.0
-    reorder: float = 0.0
-    """The message may overtake others."""
-
-
-@dataclass
 class Links:
     """All nodes' network. Nodes are known by peer id and by address."""
 
-    rng: random.Random
-    faults: Faults = field(default_factory=Faults)
-    _nodes: dict[PeerId, "SimulatedTransport"] = field(default_factory=dict)
-    _addresses: dict[str, PeerId] = field(default_factory=dict)
-    _sides: dict[PeerId, int] = field(default_factory=dict)
-    _pipes: list["_Pipe"] = field(default_factory=list)
+    def __init__(self, rng: random.Random, default: Link = LAN, cut: float = 0.0) -> None:
+        """`cut`: the chance, per message, that its connection breaks."""
+        self.rng, self.default, self.cut = rng, default, cut
+        self.on_bug: Callable[[BaseException], None] = lambda error: None
+        """Told what a handler raises that is no `PeerError`."""
+        self.behind_nat: set[PeerId] = set()
+        """These call others and cannot be called."""
+        self._loop = asyncio.get_running_loop()
+        # What is on the wire arrives even if its sender has stopped meanwhile: it belongs to no node.
+        self._context = copy_context()
+        self._nodes: dict[PeerId, SimulatedTransport] = {}
+        self._addresses: dict[str, PeerId] = {}
+        self._links: dict[Way, Link] = {}
+        self._uplinks: dict[PeerId, float] = {}
+        self._free_at: defaultdict[Way | PeerId, float] = defaultdict(float)
+        self._stalled: defaultdict[Way, list[Callable[[], None]]] = defaultdict(list)
+        self._connections: defaultdict[PeerId, dict[_Connection, None]] = defaultdict(dict)
 
-    def transport(self, me: PeerId, address: str) -> "SimulatedTransport":
-        """A node that comes up (again) under this id and address."""
-        node = SimulatedTransport(self, me)
+    def transport(self, me: PeerId, address: str, context: Context | None = None) -> "SimulatedTransport":
+        """A node that comes up (again) under this id and address; calls to it are answered in its `context`."""
+        node = SimulatedTransport(self, me, context)
         self._nodes[me] = node
         self._addresses[address] = me
         return node
 
+    def sever(self, peer: PeerId) -> None:
+        """The node is gone at once: its connections break, and nobody listens there any more."""
+        self._nodes.pop(peer, None)
+        self._break(list(self._connections.pop(peer, ())))
+
     async def kill(self, peer: PeerId) -> None:
-        """The node is gone at once: its streams break, its handlers stop where they are."""
-        node = self._nodes.pop(peer)
-        self._cut_where(lambda pipe: peer in pipe.ends)
+        """As `sever`; what it was serving is cancelled."""
+        node = self._nodes[peer]
+        self.sever(peer)
         await node.stop()
 
+    def limit(self, peer: PeerId, bits_per_s: float) -> None:
+        """All that the node sends shares one uplink."""
+        self._uplinks[peer] = bits_per_s
+
+    def shape(self, links: Mapping[Way, Link]) -> None:
+        for way, link in links.items():
+            self._links[way] = link
+            if not link.down:
+                for arrive in self._stalled.pop(way, ()):
+                    self.deliver(way, 0, arrive)
+
     def partition(self, *sides: list[PeerId]) -> None:
-        """Only nodes of the same side reach each other; a node in no side reaches those in none."""
-        self._sides = {peer: index for index, side in enumerate(sides) for peer in side}
-        self._cut_where(lambda pipe: not self.connected(*pipe.ends))
+        """Connections between the sides break, and no new ones can be made."""
+        ways = [(a, b) for one in sides for other in sides if one is not other for a in one for b in other]
+        self.shape({way: self.link(way).model_copy(update={"down": True}) for way in ways})
+        self.reset(ways)
 
     def heal(self) -> None:
-        self._sides = {}
+        """Every link is the default one."""
+        self.shape(dict.fromkeys(self._links, self.default))
 
-    def connected(self, one: PeerId, other: PeerId) -> bool:
-        return self._sides.get(one) == self._sides.get(other)
+    def reset(self, ways: Iterable[Way]) -> None:
+        """Break the connections between these."""
+        pairs = {frozenset(way) for way in ways}
+        hit = [link for links in self._connections.values() for link in links if frozenset(link.ends) in pairs]
+        self._break(list(dict.fromkeys(hit)))
 
-    def find(self, caller: PeerId, peer: PeerId | None) -> "SimulatedTransport":
-        if peer is None or peer not in self._nodes or not self.connected(caller, peer):
+    def reset_all(self, peer: PeerId) -> None:
+        """Break this node's connections."""
+        self._break(list(self._connections[peer]))
+
+    def link(self, way: Way) -> Link:
+        return self._links.get(way, self.default)
+
+    def deliver(self, way: Way, num_bytes: int, arrive: Callable[[], None], not_before: float = 0.0) -> float:
+        """Have `arrive` called when so many bytes have come through, after `not_before`; returns when that will be,
+        as far as one can tell."""
+        when = max(not_before, self._arrival(way, num_bytes))
+        self._loop.call_at(when, self._land, way, arrive, context=self._context)
+        return when
+
+    def _arrival(self, way: Way, num_bytes: int) -> float:
+        link, left = self.link(way), self._loop.time()
+        for queue, rate in ((way, link.bandwidth), (way[0], self._uplinks.get(way[0]))):
+            if rate is not None:
+                self._free_at[queue] = left = max(left, self._free_at[queue]) + 8 * num_bytes / rate
+        delay = link.latency + (link.jitter * self.rng.random() if link.jitter else 0.0)
+        return left + delay + (link.retransmission(num_bytes, self.rng) if link.loss else 0.0)
+
+    def _land(self, way: Way, arrive: Callable[[], None]) -> None:
+        if self.link(way).down:
+            self._stalled[way].append(arrive)
+        else:
+            arrive()
+
+    def chance(self, probability: float) -> bool:
+        return probability > 0 and self.rng.random() < probability
+
+    def find(self, peer: PeerId) -> "SimulatedTransport":
+        if peer not in self._nodes or peer in self.behind_nat:
             raise PeerError("unreachable", "connection refused")
         return self._nodes[peer]
 
     def at(self, address: str) -> PeerId | None:
         return self._addresses.get(address)
 
-    def latency(self) -> float:
-        return self.rng.uniform(*self.faults.latency_s)
+    def connect(self, connection: "_Connection") -> None:
+        for end in connection.ends:
+            self._connections[end][connection] = None
 
-    def chance(self, probability: float) -> bool:
-        return probability > 0 and self.rng.random() < probability
+    def disconnect(self, connection: "_Connection") -> None:
+        for end in connection.ends:
+            self._connections[end].pop(connection, None)
 
-    def pipe(self, one: PeerId, other: PeerId) -> tuple["_Pipe", "_Pipe"]:
-        there, back = _Pipe(self, (one, other)), _Pipe(self, (one, other))
-        there.twin, back.twin = back, there
-        self._pipes = [pipe for pipe in self._pipes if not pipe.closed]
-        self._pipes += [there, back]
-        return there, back
+    def _break(self, connections: list["_Connection"]) -> None:
+        for connection in connections:
+            self.disconnect(connection)
+            connection.cut()
 
-    def _cut_where(self, hit: Any) -> None:
-        for pipe in self._pipes:
-            if not pipe.closed and hit(pipe):
-                pipe.cut()
+
+class _Connection:
+    """Something between two nodes that can break."""
+
+    def __init__(self, links: Links, ends: Way) -> None:
+        self.links, self.ends = links, ends
+        links.connect(self)
+
+    def cut(self) -> None:
+        raise NotImplementedError
+
+
+class _Streaming(_Connection):
+    """A stream: a pipe each way."""
+
+    def __init__(self, links: Links, ends: Way) -> None:
+        super().__init__(links, ends)
+        self.there, self.back = _Pipe(self, ends), _Pipe(self, (ends[1], ends[0]))
+
+    def cut(self) -> None:
+        self.links.disconnect(self)
+        self.there.close()
+        self.back.close()
 
 
 class _Pipe:
     """One direction of a stream."""
 
-    def __init__(self, links: Links, ends: tuple[PeerId, PeerId]) -> None:
-        self.ends = ends
+    def __init__(self, streaming: _Streaming, way: Way) -> None:
         self.closed = False
-        self.twin = self
-        self._links = links
-        self._loop = asyncio.get_running_loop()
-        self._in_line: deque[bytes] = deque()
+        self._streaming, self._links, self._way = streaming, streaming.links, way
         self._arrived: deque[bytes] = deque()
         self._room = asyncio.Semaphore(WINDOW)
         self._wake = asyncio.Event()
         self._last_arrival = 0.0
         self._under_way = 0
-        self._ending = False
+        self._ending = self._ended = False
 
     async def send(self, message: Bytes) -> None:
         await self._room.acquire()
         if self.closed or self._ending:
             raise PeerError("closed", "the stream is cut")
-        faults = self._links.faults
-        if self._links.chance(faults.cut):
-            self.cut()
+        links, link = self._links, self._links.link(self._way)
+        # TLS sees a flipped bit, and ends the connection.
+        if links.chance(links.cut) or links.chance(link.corrupt):
+            self._streaming.cut()
             raise PeerError("closed", "the stream is cut")
-        if self._links.chance(faults.drop):
+        if links.chance(link.drop):
             self._room.release()
             return
-        for _ in range(2 if self._links.chance(faults.duplicate) else 1):
-            self._schedule(bytes(message))
+        for _ in range(2 if links.chance(link.duplicate) else 1):
+            self._schedule(bytes(message), in_order=not links.chance(link.reorder))
 
-    def _schedule(self, message: bytes) -> None:
-        when = self._loop.time() + self._links.latency()
+    def _schedule(self, message: bytes, in_order: bool) -> None:
         self._under_way += 1
-        if self._links.chance(self._links.faults.reorder):
-            self._loop.call_at(when, self._arrive, message)
-        else:
-            # Timers that are due at the same time fire in no particular order, so each takes the next in line.
-            self._last_arrival = max(when, self._last_arrival)
-            self._in_line.append(message)
-            self._loop.call_at(self._last_arrival, lambda: self._arrive(self._in_line.popleft()))
+        not_before = self._last_arrival if in_order else 0.0
+        when = self._links.deliver(self._way, len(message), lambda: self._arrive(message), not_before)
+        if in_order:
+            self._last_arrival = when
 
     def _arrive(self, message: bytes) -> None:
         self._under_way -= 1
@@ -143,7 +209,7 @@ class _Pipe:
 
     async def receive(self) -> bytes:
         while not self._arrived:
-            if self.closed or (self._ending and not self._under_way):
+            if self.closed or (self._ended and not self._under_way):
                 raise PeerError("closed", "the stream is cut")
             self._wake.clear()
             await self._wake.wait()
@@ -153,41 +219,88 @@ class _Pipe:
     def end(self) -> None:
         """What is under way still arrives, then the stream is closed."""
         self._ending = True
-        self._wake.set()
         self._room.release()
+        self._links.deliver(self._way, 0, self._finish, self._last_arrival)
+
+    def _finish(self) -> None:
+        self._ended = True
+        self._wake.set()
+
+    def close(self) -> None:
+        self.closed = True
+        self._arrived.clear()
+        self._wake.set()
+        for _ in range(WINDOW):
+            self._room.release()
+
+
+class _SimulatedStream:
+    def __init__(self, peer: PeerId, outgoing: _Pipe, incoming: _Pipe) -> None:
+        self.peer = peer
+        self.send, self.receive, self.end = outgoing.send, incoming.receive, outgoing.end
+
+
+class _Call(_Connection):
+    """One unary call under way."""
+
+    def __init__(self, links: Links, ends: Way, method: str, request: bytes) -> None:
+        super().__init__(links, ends)
+        self._method, self._request = method, request
+        self._reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    async def reply(self) -> bytes:
+        links, way = self.links, self.ends
+        try:
+            if links.chance(links.cut) or links.chance(links.link(way).corrupt):
+                raise PeerError("unreachable", "the connection broke")
+            for _ in range(2 if links.chance(links.link(way).duplicate) else 1):
+                self._pass(way, len(self._request), self._ask)
+            return await self._reply
+        finally:
+            links.disconnect(self)
 
     def cut(self) -> None:
-        for pipe in (self, self.twin):
-            pipe.closed = True
-            pipe._arrived.clear()
-            pipe._wake.set()
-            for _ in range(WINDOW):
-                pipe._room.release()
+        self._settle(PeerError("unreachable", "the connection broke"))
 
+    def _pass(self, way: Way, num_bytes: int, arrive: Callable[[], None]) -> None:
+        if not self.links.chance(self.links.link(way).drop):
+            self.links.deliver(way, num_bytes, arrive)
 
-@dataclass
-class _SimulatedStream:
-    peer: PeerId
-    outgoing: _Pipe
-    incoming: _Pipe
+    def _ask(self) -> None:
+        try:
+            node = self.links.find(self.ends[1])
+        except PeerError as error:
+            self._settle(error)
+        else:
+            node.spawn(node.answer(self.ends[0], self._method, self._request)).add_done_callback(self._answered)
 
-    async def send(self, message: Bytes) -> None:
-        await self.outgoing.send(message)
+    def _answered(self, answer: asyncio.Task[bytes]) -> None:
+        if answer.cancelled():
+            self._settle(PeerError("unreachable", "the node died while it answered"))
+            return
+        error = answer.exception()
+        reply = b"" if error else answer.result()
+        self._pass((self.ends[1], self.ends[0]), len(reply), lambda: self._settle(error or reply))
 
-    async def receive(self) -> Bytes:
-        return await self.incoming.receive()
+    def _settle(self, outcome: bytes | BaseException) -> None:
+        if self._reply.done():
+            return
+        if isinstance(outcome, BaseException):
+            self._reply.set_exception(outcome)
+        else:
+            self._reply.set_result(outcome)
 
 
 class SimulatedTransport:
     """One node's end of the links; see `ports.Transport`."""
 
-    def __init__(self, links: Links, me: PeerId) -> None:
+    def __init__(self, links: Links, me: PeerId, context: Context | None) -> None:
         self.me = me
         self.contacts: dict[PeerId, Contact] = {}
-        self._links = links
+        self._links, self._context = links, context
         self._answers: dict[str, Answer] = {}
         self._handlers: dict[str, StreamHandler] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: dict[asyncio.Task[Any], None] = {}
 
     def learn(self, peer: PeerId, contact: Contact) -> None:
         self.contacts[peer] = contact
@@ -201,27 +314,46 @@ class SimulatedTransport:
     def serve_stream(self, method: str, handler: StreamHandler) -> None:
         self._handlers[method] = handler
 
+    async def start(self) -> None:
+        """Calls come in from the beginning: who makes a transport here also starts it."""
+
+    async def close(self) -> None:
+        self._links.sever(self.me)
+        await self.stop()
+
     async def call(self, peer: PeerId, method: str, request: bytes, timeout_s: float) -> bytes:
         if peer not in self.contacts:
             raise PeerError("unknown-peer", peer)
         return await self._call(peer, method, request, timeout_s)
 
     async def greet(self, address: str, method: str, request: bytes, timeout_s: float) -> bytes:
-        return await self._call(self._links.at(address), method, request, timeout_s)
+        peer = self._links.at(address)
+        if peer is None:
+            raise PeerError("unreachable", "connection refused")
+        return await self._call(peer, method, request, timeout_s)
 
     @asynccontextmanager
     async def stream(self, peer: PeerId, method: str, timeout_s: float) -> AsyncIterator[Stream]:
         if peer not in self.contacts:
             raise PeerError("unknown-peer", peer)
-        await asyncio.sleep(self._links.latency())
-        node = self._links.find(self.me, peer)
-        there, back = self._links.pipe(self.me, peer)
-        node.spawn(node.handle(method, _SimulatedStream(self.me, back, there)))
+        streaming = _Streaming(self._links, (self.me, peer))
+        there, back = streaming.there, streaming.back
+
+        def arrive() -> None:
+            try:
+                node = self._links.find(peer)
+            except PeerError:
+                streaming.cut()
+            else:
+                node.spawn(node.handle(method, _SimulatedStream(self.me, back, there)))
+
+        there._last_arrival = self._links.deliver((self.me, peer), 0, arrive)
         try:
             yield _SimulatedStream(peer, there, back)
         finally:
             there.end()
-            back.cut()
+            back.close()
+            self._links.disconnect(streaming)
 
     async def handle(self, method: str, stream: _SimulatedStream) -> None:
         """Serve one stream that another node opened."""
@@ -230,13 +362,19 @@ class SimulatedTransport:
         except PeerError:
             pass
         finally:
-            stream.outgoing.end()
+            stream.end()
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task = asyncio.get_running_loop().create_task(work, context=self._context)
+        self._tasks[task] = None
+        task.add_done_callback(self._served)
         return task
+
+    def _served(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.pop(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, PeerError):
+            self._links.on_bug(error)
 
     async def stop(self) -> None:
         tasks = list(self._tasks)
@@ -244,30 +382,12 @@ class SimulatedTransport:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _call(self, peer: PeerId | None, method: str, request: bytes, timeout_s: float) -> bytes:
+    async def _call(self, peer: PeerId, method: str, request: bytes, timeout_s: float) -> bytes:
         try:
             async with asyncio.timeout(timeout_s):
-                await asyncio.sleep(self._links.latency())
-                node = self._links.find(self.me, peer)
-                lost = self._links.faults.drop + self._links.faults.cut
-                if self._links.chance(lost):
-                    await asyncio.sleep(timeout_s)
-                answers = [node.answer(self.me, method, request)]
-                if self._links.chance(self._links.faults.duplicate):
-                    answers.append(node.answer(self.me, method, request))
-                replies = [await self._answered(node.spawn(answer)) for answer in answers]
-                await asyncio.sleep(self._links.latency())
-                if self._links.chance(lost) or not self._links.connected(self.me, node.me):
-                    await asyncio.sleep(timeout_s)
-                return replies[0]
+                return await _Call(self._links, (self.me, peer), method, request).reply()
         except TimeoutError:
             raise PeerError("deadline", method) from None
-
-    async def _answered(self, answering: asyncio.Task[bytes]) -> bytes:
-        await asyncio.wait({answering})
-        if answering.cancelled():
-            raise PeerError("unreachable", "the node died while it answered")
-        return answering.result()
 
     async def answer(self, caller: PeerId, method: str, request: bytes) -> bytes:
         """Serve one unary call."""

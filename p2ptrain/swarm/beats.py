@@ -95,13 +95,16 @@ class Beats:
         beat.state = _TO_WIRE[self.state]
         return beat.SerializeToString()
 
-    def hear(self, source: str, data: Bytes, speaker: PeerId | None = None) -> Heard:
-        """Check a heartbeat; `speaker` is who it must be of, if that is known. Raises `PeerError`, counted."""
+    def hear(self, source: str, data: Bytes, speaker: PeerId | None = None, may_be_late: bool = False) -> Heard:
+        """Check a heartbeat; `speaker` is who it must be of, if that is known. Raises `PeerError`, counted.
+
+        One that `may_be_late`, because it answers no call of ours, says nothing of a clock that is behind."""
         with self._counted(source):
             beat = parse(Beat(), data, BEAT_BYTES_MAX)
             if beat.state not in _FROM_WIRE:
                 raise PeerError("malformed", f"state {beat.state}")
-            self._mind_skew(source, beat.now_unix_ms / 1000 - self._now_unix())
+            ahead_s = beat.now_unix_ms / 1000 - self._now_unix()
+            self._mind_skew(source, max(ahead_s, 0.0) if may_be_late else ahead_s)
             signed = beat.record.SerializeToString()
             record = self._verify(signed)
             if speaker not in (None, record.peer):

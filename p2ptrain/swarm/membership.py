@@ -147,7 +147,7 @@ class Membership:
         return any(address in known.record.addresses for known in self._view.alive())
 
     async def _on_heartbeat(self, caller: PeerId, request: Bytes) -> bytes:
-        heard = self._beats.hear(caller, request, caller)
+        heard = self._beats.hear(caller, request, caller, may_be_late=True)
         before = self._view.get(caller)
         is_new = before is None or not before.alive
         known = self._take_in(heard)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from p2ptrain import chaos
 from p2ptrain.errors import PeerBusy, PeerError
 from p2ptrain.messages import parse
 from p2ptrain.pace import Pace
@@ -115,6 +116,7 @@ class StateServer:
             raise PeerError("expired", "that snapshot is gone; ask for a new one")
         if asked.index >= len(frozen.manifest.hashes):
             raise PeerError("malformed", f"chunk {asked.index} of {len(frozen.manifest.hashes)}")
+        await chaos.point("serving a chunk")
         frozen.newcomers[peer] = frozen.asked = self._now()
         start = asked.index * CHUNK_SIZE
         return FetchReply(payload=bytes(as_bytes(frozen.vector[start : start + CHUNK_SIZE]))).SerializeToString()
@@ -238,6 +240,7 @@ async def _fetch_from(
         result.donors.add(donor)
         result.step = max(result.step, manifest.step)
         chunks.done()
+        await chaos.point("chunk fetched")
 
 
 def _check(manifest: Manifest, size: int) -> None:

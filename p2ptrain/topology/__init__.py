@@ -68,6 +68,10 @@ class NodeGroup(Strict):
     starts: Seconds = 0.0
     """When, in seconds of the run's clock: a late joiner."""
 
+    @property
+    def profile(self) -> devices.Profile:
+        return devices.PROFILES[self.device]
+
 
 class Simulation(Strict):
     """What only the simulator has to be told."""

@@ -10,12 +10,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from p2ptrain.ports import Directory, PeerId
 from p2ptrain.seeds import derive, python_random
-from p2ptrain.simulation.links import Faults, Links, SimulatedTransport
+from p2ptrain.simulation.links import Links, SimulatedTransport
 from p2ptrain.swarm.beats import Settings
 from p2ptrain.swarm.membership import Membership
 from p2ptrain.swarm.records import Record, peer_id_of, seal
 from p2ptrain.telemetry.events import Event, Joined, Left, Noted
+from p2ptrain.topology.links import Link
 
+WAN = Link(latency=0.005, jitter=0.045)
 EPOCH = 1_800_000_000.0
 SWARM, KEY = "swarm", "swarm key"
 
@@ -103,10 +105,10 @@ class Node:
 
 
 class World:
-    def __init__(self, num_nodes: int, heartbeat_s: float = 5.0, seed: int = 0, faults: Faults | None = None) -> None:
+    def __init__(self, num_nodes: int, heartbeat_s: float = 5.0, seed: int = 0, link: Link = WAN) -> None:
         self.heartbeat_s = heartbeat_s
         self.seed = seed
-        self.links = Links(random.Random(seed), faults or Faults(latency_s=(0.005, 0.05)))
+        self.links = Links(random.Random(seed), link)
         self.nodes = [Node(self, index, ("node-0:7000",)) for index in range(num_nodes)]
         self.table = Table(self)
 

@@ -5,10 +5,10 @@ from membership_world import EPOCH, Node, World
 
 from p2ptrain.errors import PeerError
 from p2ptrain.ports import Bytes, Contact, PeerId
-from p2ptrain.simulation.links import Faults
 from p2ptrain.swarm.membership import HEARTBEAT, PEERS
 from p2ptrain.swarm.view import KNOWN_MAX, State
 from p2ptrain.telemetry.events import Rejected
+from p2ptrain.topology.links import Link
 from p2ptrain.wire.membership_pb2 import Beat, PeersReply, PeersRequest, SignedRecord
 
 
@@ -28,7 +28,7 @@ async def test_one_bootstrap_one_view(num_nodes: int, heartbeat_s: float) -> Non
 
 
 async def test_a_lossy_network_is_one_view_too() -> None:
-    world = World(8, 1.0, faults=Faults(latency_s=(0.01, 0.3), drop=0.05))
+    world = World(8, 1.0, link=Link(latency=0.01, jitter=0.29, drop=0.05))
     for node in world.nodes:
         node.start()
     await world.until(world.is_whole, timeout_s=30)
@@ -187,8 +187,7 @@ async def test_a_peer_that_only_dials_out_is_a_full_member() -> None:
     hidden.address = ""
     hidden.record = lambda sequence, expires: _without_address(hidden, sequence, expires)  # type: ignore[method-assign]
     hidden.membership.renew()
-    find = world.links.find
-    world.links.find = lambda caller, peer: find(caller, None if peer == hidden.me else peer)  # type: ignore[method-assign]
+    world.links.behind_nat.add(hidden.me)
     await world.until(lambda: all(hidden.me in node.sees() for node in world.nodes[:2]), timeout_s=10)
     await asyncio.sleep(100)
     for node in world.nodes[:2]:
@@ -304,7 +303,7 @@ async def test_runs_are_deterministic() -> None:
 async def _trace() -> list[tuple[str, object]]:
     loop = asyncio.get_running_loop()
     loop._now = 0.0  # type: ignore[attr-defined]
-    world = World(6, faults=Faults(latency_s=(0.01, 0.2), drop=0.1), seed=3)
+    world = World(6, link=Link(latency=0.01, jitter=0.19, drop=0.1), seed=3)
     for node in world.nodes:
         node.start()
     await asyncio.sleep(50)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from p2ptrain.errors import PeerError
 from p2ptrain.pace import FIRST_S, Pace
 from p2ptrain.ports import Bytes, Contact, PeerId
-from p2ptrain.simulation.links import Faults, Links, SimulatedTransport
+from p2ptrain.simulation.links import LAN, Links, SimulatedTransport
 from p2ptrain.simulation.loop import run
 from p2ptrain.swarm import state
 from p2ptrain.swarm.state import FETCH, FREEZE, MAX_DONORS, MAX_NEWCOMERS, StateServer, download
@@ -84,7 +84,7 @@ class Donor:
 
 class World:
     def __init__(self, num_donors: int, **faults: object) -> None:
-        self.links = Links(random.Random(0), Faults(**faults))  # type: ignore[arg-type]
+        self.links = Links(random.Random(0), LAN.model_copy(update=faults))
         self.donors = [Donor(self.links, index) for index in range(1, num_donors + 1)]
 
     def newcomer(self, index: int = 99) -> SimulatedTransport:

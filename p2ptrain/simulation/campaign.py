@@ -1,0 +1,219 @@
+"""Campaigns: many seeds, each with a random schedule of faults and random interference inside the code, and all
+invariants watched. A seed that fails is shrunk to the fewest faults that still make it fail.
+"""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from p2ptrain import chaos
+from p2ptrain.seeds import python_random
+from p2ptrain.simulation.invariants import Violation, Watch
+from p2ptrain.simulation.loop import NODE, Deadlock, run
+from p2ptrain.simulation.world import Hang, World
+from p2ptrain.telemetry.events import Exchanged, Faulted, Left, Stamped
+from p2ptrain.topology import Topology
+
+Mode = Literal["safety", "liveness"]
+
+STORM_S = 30.0
+"""How long faults begin and end."""
+CALM_S = 40.0
+"""How long the swarm then has to heal."""
+MAX_FAULTS = 8
+LIMIT_S = 600.0
+DRAWN = (
+    "kill", "kill", "restart all", "pause", "tear", "partition", "partition", "cut", "degrade", "flap", "reset", "skew",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What to run: a topology file, and what befalls it."""
+
+    topology: Topology
+    """With its seed and all its faults."""
+    interference: bool = True
+    """Wait, break connections and crash at random points of the code."""
+
+
+@dataclass
+class Outcome:
+    """What a trial showed."""
+
+    seed: int
+    failure: str | None = None
+    virtual_s: float = 0.0
+    num_events: int = 0
+    num_exchanges: int = 0
+    trace: str = ""
+    faults: Counter[str] = field(default_factory=Counter)
+    """How many of each kind, interference included."""
+    noticed_s: list[float] = field(default_factory=list)
+    """From a death to each `Left` that it caused."""
+    healed_s: list[float] = field(default_factory=list)
+    """From each node's start, after the first, to its first exchange."""
+
+
+def draw(topology: Topology, seed: int, mode: Mode = "safety") -> Trial:
+    """The file under this seed's own faults. `liveness`: those outside a core of half the nodes are for good."""
+    rng = python_random(seed, "schedule")
+    names = [name for name, _ in topology.members()]
+    core = set(rng.sample(names, (len(names) + 1) // 2)) if mode == "liveness" else set()
+    faults = [_draw_fault(rng, names, core) for _ in range(rng.randint(1, MAX_FAULTS))]
+    body = topology.model_dump(mode="json")
+    body["run"]["seed"] = seed
+    body["faults"] = [*body["faults"], *faults]
+    return Trial(Topology.model_validate(body))
+
+
+def _draw_fault(rng: random.Random, names: Sequence[str], core: set[str]) -> dict[str, Any]:
+    at = round(rng.uniform(0, STORM_S - 1), 3)
+    lasts = round(min(rng.expovariate(1 / 5.0) + 0.05, STORM_S - at), 3)
+    outside = [name for name in names if name not in core]
+    few = rng.sample(outside, min(len(outside), rng.choice([1, 1, 2, 3])))
+    others = [name for name in names if name not in few]
+    way = {"from": few, "to": rng.sample(others, rng.randint(1, len(others)))}
+    match rng.choice(DRAWN):
+        case "kill":
+            return {"at": at, "kill": few} if core else {"at": at, "kill": few, "for": lasts}
+        case "restart all":
+            return {"at": at, "kill": outside, "for": lasts}
+        case "pause":
+            return {"at": at, "pause": few, "for": lasts}
+        case "tear":
+            return {"at": at, "tear": few, "for": lasts}
+        case "partition":
+            side = rng.sample(outside, rng.randint(1, len(outside)))
+            rest = [name for name in names if name not in side] or [side.pop()]
+            return {"at": at, "partition": [side or rest[:1], rest if side else rest[1:]], "for": lasts}
+        case "cut":
+            return {"at": at, "cut": way, "for": lasts}
+        case "degrade":
+            link = {"latency": rng.uniform(0, 1), "loss": rng.uniform(0, 0.3), "bandwidth": 10 ** rng.uniform(4, 8)}
+            return {"at": at, "degrade": way, "link": link, "for": lasts}
+        case "flap":
+            return {"at": at, "flap": way, "every": 2.0, "down": round(rng.uniform(0.1, 1.5), 3), "for": lasts}
+        case "reset":
+            return {"at": at, "reset": way}
+        case _:
+            return {"at": at, "skew": few, "by": round(rng.uniform(-20, 20), 3), "for": lasts}
+
+
+def judge(trial: Trial) -> Outcome:
+    """Run it in virtual time, with all invariants watched."""
+    outcome = Outcome(trial.topology.run.seed)
+    try:
+        run(_judge(trial, outcome))
+    except (Violation, Hang, Deadlock) as error:
+        outcome.failure = f"{type(error).__name__}: {error}"
+    except BaseExceptionGroup as errors:
+        outcome.failure = "; ".join(f"{type(error).__name__}: {error}" for error in _leaves(errors))
+    return outcome
+
+
+async def _judge(trial: Trial, outcome: Outcome) -> None:
+    world = World(trial.topology)
+    watch, seen = Watch(world), _Statistics(world, outcome)
+
+    def on_event(stamped: Stamped) -> None:
+        seen.event(stamped)
+        watch.event(stamped)
+
+    world.on_event = on_event
+    chaos.observe = watch.observe
+    if trial.interference:
+        chaos.interfere = Interference(world, outcome.faults).at
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(world.run(LIMIT_S))
+            await asyncio.sleep(STORM_S)
+            chaos.interfere = None
+            world.disturb(())
+            await asyncio.sleep(CALM_S)
+            watch.healed()
+            for node in world.nodes.values():
+                group.create_task(world.stop(node.name))
+    finally:
+        chaos.interfere = chaos.observe = None
+        outcome.virtual_s, outcome.num_events, outcome.trace = world.now, world.num_events, world.trace
+
+
+class Interference:
+    """At points of the code: mostly nothing, now and then a wait, a broken connection, or a crash with a restart."""
+
+    WAIT, BREAK, CRASH = 0.02, 0.01, 0.001
+
+    def __init__(self, world: World, counts: Counter[str]) -> None:
+        self._world, self._counts = world, counts
+        self._rng = python_random(world.topology.run.seed, "interference")
+
+    async def at(self, place: str) -> None:
+        name, chance = NODE.get().partition("#")[0], self._rng.random()
+        if not name:
+            return
+        if chance < self.CRASH:
+            self._counts[f"crash: {place}"] += 1
+            self._world.disturb([name])
+            self._world.crash(name)
+            self._world.loop.call_later(self._rng.uniform(0.1, 5.0), self._restart, name, context=self._world.context)
+            await asyncio.get_running_loop().create_future()  # the loop runs nothing of this node any more
+        elif chance < self.CRASH + self.BREAK:
+            self._counts[f"break: {place}"] += 1
+            self._world.links.reset_all(self._world.nodes[name].peer)
+        elif chance < self.CRASH + self.BREAK + self.WAIT:
+            self._counts[f"wait: {place}"] += 1
+            await asyncio.sleep(self._rng.expovariate(2.0))
+
+    def _restart(self, name: str) -> None:
+        asyncio.ensure_future(self._world.start(name))  # noqa: RUF006 - it returns at once
+
+
+class _Statistics:
+    def __init__(self, world: World, outcome: Outcome) -> None:
+        self._world, self._outcome = world, outcome
+        self._lives: set[str] = set()
+
+    def event(self, stamped: Stamped) -> None:
+        match stamped.event:
+            case Faulted(verb=verb, what=what) if not what.startswith("end of") and verb not in ("start", "resume"):
+                self._outcome.faults[what.split()[0]] += 1
+            case Left(peer=peer, reason="silent"):
+                lost = self._world.node_of(peer)
+                if not lost.alive:
+                    self._outcome.noticed_s.append(stamped.time - lost.died)
+            case Exchanged():
+                self._outcome.num_exchanges += 1
+                node = self._world.nodes[stamped.node]
+                if node.lives > 1 and node.life not in self._lives:
+                    self._outcome.healed_s.append(stamped.time - node.born)
+                self._lives.add(node.life)
+
+
+def shrink(trial: Trial, own: int, fails: Callable[[Trial], bool]) -> Trial:
+    """The same failure with as few faults as can be found by leaving out one after another. `own`: so many faults are
+    the file's own, and stay."""
+    calm = Trial(trial.topology, interference=False)
+    smallest = calm if fails(calm) else trial
+    for index in reversed(range(own, len(trial.topology.faults))):
+        candidate = keep(smallest, [at for at in range(len(smallest.topology.faults)) if at != index])
+        if fails(candidate):
+            smallest = candidate
+    return smallest
+
+
+def keep(trial: Trial, indices: Sequence[int]) -> Trial:
+    """With these of its faults only."""
+    faults = tuple(trial.topology.faults[index] for index in indices)
+    return Trial(trial.topology.model_copy(update={"faults": faults}), trial.interference)
+
+
+def _leaves(errors: BaseExceptionGroup) -> Iterator[BaseException]:
+    for error in errors.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error

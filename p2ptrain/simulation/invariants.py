@@ -1,0 +1,222 @@
+"""What must stay true of a swarm, whatever happens to it. Checked at every event of a simulated world."""
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from p2ptrain.exchange import GONE_S
+from p2ptrain.simulation.loop import NODE
+from p2ptrain.simulation.world import SimulatedNode, World
+from p2ptrain.swarm.view import MISSES_MAX
+from p2ptrain.telemetry.events import Exchanged, Fetched, Left, Resumed, Saved, Stamped, Stepped
+
+ROUNDING = 1e-4
+"""Largest sum of a swap's two corrections, relative to the larger of them."""
+
+
+class Violation(AssertionError):
+    """An invariant does not hold; the message says which, where and when."""
+
+
+class Invariant:
+    """Base. Raises `Violation` as soon as it sees one."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def event(self, stamped: Stamped) -> None:
+        """Something was said."""
+
+    def applied(self, life: str, exchange: bytes, peer: str, correction: Tensor, result: Tensor) -> None:
+        """A swap was committed to a replica."""
+
+    def healed(self) -> None:
+        """The last fault is long over."""
+
+    def fail(self, text: str) -> None:
+        raise Violation(f"{type(self).__name__} at {self.world.now:.3f} s: {text}")
+
+
+@dataclass(frozen=True)
+class _Side:
+    life: str
+    partner: str
+    time: float
+    correction: Tensor
+
+
+class ExactlyOnce(Invariant):
+    """A swap is applied once on both sides or on neither, and its two corrections cancel: so the sum of the replicas
+    changes by training only. What a node did before it was killed is its own loss."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self._swaps: defaultdict[bytes, list[_Side]] = defaultdict(list)
+
+    def applied(self, life: str, exchange: bytes, peer: str, correction: Tensor, result: Tensor) -> None:
+        partner = self.world.node_of(peer).life
+        sides = self._swaps[exchange]
+        if any(_name(side.life) == _name(life) for side in sides):
+            self.fail(f"{life} applied exchange {exchange.hex()} twice")
+        sides.append(_Side(life, partner, self.world.now, correction))
+        if len(sides) == 2:
+            one, other = (side.correction for side in sides)
+            error, size = torch.linalg.vector_norm(one + other), max(one.norm(), other.norm())
+            if error > ROUNDING * size + 1e-6:
+                self.fail(f"the corrections of {sides[0].life} and {life} sum to {error:.3g} of {size:.3g}")
+
+    def healed(self) -> None:
+        lives = {node.life for node in self.world.nodes.values() if node.alive}
+        for exchange, sides in self._swaps.items():
+            (side, *others) = sides
+            settled = self.world.now - side.time > GONE_S / 2
+            if not others and settled and side.life in lives and side.partner in lives:
+                self.fail(f"{side.life} applied exchange {exchange.hex()}, {side.partner} did not")
+
+
+class Finite(Invariant):
+    """NaN and infinity never reach a replica."""
+
+    def applied(self, life: str, exchange: bytes, peer: str, correction: Tensor, result: Tensor) -> None:
+        if not torch.isfinite(result).all():
+            self.fail(f"{life} holds values that are not finite")
+
+
+class NobodyStartsFromNothing(Invariant):
+    """A node that could have had the swarm's weights does not train from random ones."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self._has_weights: dict[str, float] = {}
+        """Since when a life has."""
+
+    def event(self, stamped: Stamped) -> None:
+        if isinstance(stamped.event, Fetched | Resumed | Stepped):
+            node = self.world.nodes[stamped.node]
+            if node.life not in self._has_weights and isinstance(stamped.event, Stepped):
+                self._check(node)
+            self._has_weights.setdefault(node.life, stamped.time)
+
+    def _check(self, node: SimulatedNode) -> None:
+        if self.world.disturbed(node.name) > node.born:
+            return
+        for other in self.world.nodes.values():
+            had_weights = other.alive and self._has_weights.get(other.life, math.inf) < node.born
+            if had_weights and self.world.disturbed(other.name) < node.born - 1.0:
+                self.fail(f"{node.name} trains from random weights, and {other.name} was there all the time")
+
+
+class NothingSavedIsLost(Invariant):
+    """A restarted node goes on from its newest whole checkpoint."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self._saved: dict[str, tuple[str, int]] = {}
+        """By node: in which life, and at which step."""
+        self._resumed: set[str] = set()
+
+    def event(self, stamped: Stamped) -> None:
+        if not isinstance(stamped.event, Saved | Resumed | Stepped):
+            return
+        life, (saver, saved) = self.world.nodes[stamped.node].life, self._saved.get(stamped.node, ("", 0))
+        match stamped.event:
+            case Saved(step=step):
+                self._saved[stamped.node] = (life, step)
+            case Resumed(step=step):
+                self._resumed.add(life)
+                if step < saved:
+                    self.fail(f"{life} resumed at step {step}, and {saver} had saved step {saved}")
+            case Stepped():
+                if saver not in ("", life) and life not in self._resumed:
+                    self.fail(f"{life} trains without the checkpoint that {saver} had saved")
+
+
+class StepsCount(Invariant):
+    """Steps of one life only grow: nothing that others do costs a node a step."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self._steps: dict[str, int] = {}
+
+    def event(self, stamped: Stamped) -> None:
+        if isinstance(stamped.event, Stepped):
+            life = self.world.nodes[stamped.node].life
+            if stamped.event.step <= self._steps.get(life, -1):
+                self.fail(f"{life} took step {stamped.event.step} after step {self._steps[life]}")
+            self._steps[life] = stamped.event.step
+
+
+class TheSwarmHeals(Invariant):
+    """After the last fault every living node sees every other, the dead are seen by nobody, and all exchange."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self._exchanged: dict[str, float] = {}
+
+    def event(self, stamped: Stamped) -> None:
+        if isinstance(stamped.event, Exchanged):
+            self._exchanged[stamped.node] = stamped.time
+
+    def healed(self) -> None:
+        alive = [node for node in self.world.nodes.values() if node.daemon]
+        for node in alive:
+            assert node.daemon
+            seen = {member.peer for member in node.daemon.membership.view()}
+            missing = [other.name for other in alive if other is not node and other.peer not in seen]
+            ghosts = sorted(self.world.node_of(peer).name for peer in seen - {other.peer for other in alive})
+            if missing or ghosts:
+                self.fail(f"{node.name} does not see {missing or 'nobody'} and sees the dead {ghosts or 'not at all'}")
+            if len(alive) > 1 and self._exchanged.get(node.name, 0.0) < self.world.calm_since:
+                self.fail(f"{node.name} has exchanged with nobody since the last fault")
+
+
+class TheDeadAreMissed(Invariant):
+    """A killed node leaves the view of every undisturbed one within three heartbeats."""
+
+    SLACK = 2.0
+    """Heartbeats on top: the one that was about to be sent when it died, and the deadline of the last."""
+
+    def event(self, stamped: Stamped) -> None:
+        if not isinstance(stamped.event, Left) or stamped.event.reason != "silent":
+            return
+        lost, node = self.world.node_of(stamped.event.peer), self.world.nodes[stamped.node]
+        if lost.alive or self.world.disturbed(node.name) > lost.died - 1.0:
+            return
+        took, bound = stamped.time - max(lost.died, node.born), (MISSES_MAX + self.SLACK) * node.file.node.heartbeat
+        if took > bound:
+            self.fail(f"{node.name} missed {lost.name} only after {took:.1f} s, {bound:g} s are allowed")
+
+
+ALL: tuple[type[Invariant], ...] = (
+    ExactlyOnce, Finite, NobodyStartsFromNothing, NothingSavedIsLost, StepsCount, TheSwarmHeals, TheDeadAreMissed,
+)  # fmt: skip
+
+
+class Watch:
+    """All invariants over one world."""
+
+    def __init__(self, world: World) -> None:
+        self._invariants = [kind(world) for kind in ALL]
+
+    def event(self, stamped: Stamped) -> None:
+        for invariant in self._invariants:
+            invariant.event(stamped)
+
+    def observe(self, what: str, *facts: Any) -> None:
+        """For `chaos.observe`."""
+        exchange, peer, lease = facts
+        correction, result = lease.out - lease.own, lease.out
+        for invariant in self._invariants:
+            invariant.applied(NODE.get(), exchange, peer, correction, result)
+
+    def healed(self) -> None:
+        for invariant in self._invariants:
+            invariant.healed()
+
+
+def _name(life: str) -> str:
+    return life.partition("#")[0]
