@@ -8,14 +8,15 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from node.report import charts
-from node.report.charts import Chart, Line, Point
+from node.report import charts, graph
+from node.report.charts import Band, Chart, Line, Point
 from node.units import MISSING, duration, number, size
 from p2ptrain.errors import ConfigError
 from p2ptrain.telemetry import sinks
+from p2ptrain.telemetry.outages import Outage
 from p2ptrain.telemetry.state import NodeState, SwarmState
 
-MAX_IN_RING = 40
+MAX_FAULTS_LISTED = 200
 HERE = Path(__file__).parent
 
 Summary = dict[str, Any]
@@ -54,7 +55,8 @@ def render(state: SwarmState, summary: Summary | None, topology: str) -> str:
     """The page."""
     name = summary["name"] if summary else "swarm"
     nodes = list(state.nodes.values())
-    figures = [figure for figure in (*map(charts.draw, _charts(state)), _ring(nodes)) if figure]
+    figures = [*map(charts.draw, _charts(state)), graph.draw(nodes, graph.plan(topology))]
+    figures = [figure for figure in figures if figure]
     body = "".join(
         [
             _header(name, state, summary),
@@ -62,6 +64,7 @@ def render(state: SwarmState, summary: Summary | None, topology: str) -> str:
             _expectations(summary),
             _legend(nodes) if figures else "",
             f'<section class="charts">{"".join(figures)}</section>',
+            _faults_table(state),
             _nodes_table(state, summary),
             _notes(state),
             f"<details><summary>Topology file as resolved</summary><pre>{escape(topology)}</pre></details>"
@@ -88,6 +91,7 @@ def _charts(state: SwarmState) -> list[Chart]:
         breaks = [[note.time for note in died if broken and note.node == node.name] for node in nodes]
         return [Line(node.name, list(points(node)), i, node.name, breaks[i]) for i, node in enumerate(nodes)]
 
+    faults = [_band(outage) for outage in state.outages]
     unit, prefix = _prefix(max((node.bytes_sent for node in nodes), default=0))
     losses = lines(lambda node: ((time, loss) for time, _, loss in node.losses.points))
     held_out = lines(lambda node: ((time, loss) for time, loss, _ in node.evaluations.points))
@@ -99,7 +103,7 @@ def _charts(state: SwarmState) -> list[Chart]:
     sent = lines(lambda node: _sent(node, unit), broken=False)
     rates = lines(lambda node: _exchange_rate(node, state.time), broken=False)
     return [
-        Chart("Training loss (smoothed)", "loss", losses, marks=marks),
+        Chart("Training loss (smoothed)", "loss", losses, marks=marks, faults=faults),
         Chart("Held-out loss", "loss", held_out, marks=marks),
         Chart("Held-out accuracy", "accuracy", accuracies, marks=marks),
         Chart(
@@ -108,6 +112,7 @@ def _charts(state: SwarmState) -> list[Chart]:
             consensus,
             log=True,
             marks=marks,
+            faults=faults,
         ),
         Chart("Training steps", "steps", steps, marks=marks, zero=True),
         Chart("Bytes sent", f"sent ({prefix}B)", sent, marks=marks, zero=True),
@@ -128,18 +133,14 @@ def _exchange_rate(node: NodeState, end: float) -> list[Point]:
     return charts.per_second([(time, float(count)) for time, _, _, count in node.traffic.points], end)
 
 
-def _ring(nodes: Sequence[NodeState]) -> str | None:
-    if not 2 <= len(nodes) <= MAX_IN_RING:
-        return None
-    index_of = {node.peer: index for index, node in enumerate(nodes) if node.peer}
-    weights: dict[tuple[int, int], int] = {}
-    for index, node in enumerate(nodes):
-        for peer, count in node.partners.items():
-            other = index_of.get(peer, index)
-            pair = (min(index, other), max(index, other))
-            if other != index:  # either end tells of an exchange; one of them may have died before it could
-                weights[pair] = max(weights.get(pair, 0), count)
-    return charts.ring([node.name for node in nodes], weights, charts.classes) if weights else None
+def _band(outage: Outage) -> Band:
+    over = math.inf if outage.over is None else outage.over
+    healed = over if outage.recovered is None else max(over, outage.at + outage.recovered)
+    until = "" if outage.over in (None, outage.at) else f" to {_seconds(outage.over)}"
+    parts = [f"{outage.what}: {_seconds(outage.at)}{until}"]
+    parts += [f"noticed after {_seconds(outage.detected)}"] if outage.detected is not None else []
+    parts += [f"whole again after {_seconds(outage.recovered)}"] if outage.recovered is not None else []
+    return Band(outage.at, over, healed, outage.what, ", ".join(parts))
 
 
 def _header(name: str, state: SwarmState, summary: Summary | None) -> str:
@@ -215,6 +216,24 @@ def _legend(nodes: Sequence[NodeState]) -> str:
         for index, node in enumerate(nodes)
     )
     return f'<h2>Over time</h2><nav class="legend" aria-label="nodes">{buttons}</nav>'
+
+
+def _faults_table(state: SwarmState) -> str:
+    if not state.outages:
+        return ""
+    rows = "".join(
+        f'<tr><td class="text">{_seconds(outage.at)}</td><td class="text wrap">{escape(outage.what)}</td>'
+        f"<td>{_seconds(outage.over, outage.at)}</td><td>{_seconds(outage.detected)}</td>"
+        f"<td>{_seconds(outage.recovered)}</td></tr>"
+        for outage in state.outages[:MAX_FAULTS_LISTED]
+    )
+    if len(state.outages) > MAX_FAULTS_LISTED:
+        rows += f'<tr><td class="text" colspan="5">and {len(state.outages) - MAX_FAULTS_LISTED} more</td></tr>'
+    return _table("Faults", ["at", "fault", "over after", "noticed after", "whole again after"], 2, rows)
+
+
+def _seconds(time: float | None, since: float = 0.0) -> str:
+    return MISSING if time is None else f"{round(time - since, 2):g} s"
 
 
 def _nodes_table(state: SwarmState, summary: Summary | None) -> str:

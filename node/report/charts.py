@@ -5,7 +5,7 @@ The page's script reads the values back from the paths, so that nothing is store
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from itertools import pairwise
@@ -19,6 +19,8 @@ LEFT, RIGHT, TOP, BOTTOM = 64, 14, 12, 40
 MAX_POINTS = 1000
 MAX_POINTS_OF_ALL = 16_000
 NUM_COLOURS, NUM_DASHES = 8, 4
+LANE, MAX_LANES = 15, 6
+"""Height of a row of faults, and how many rows; beyond that they overlap."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,22 @@ class Chart:
     """Moments worth a vertical line: (time, what happened)."""
     zero: bool = False
     """The y axis starts at zero."""
+    faults: Sequence["Band"] = ()
+    """Shown below the time axis."""
+
+
+@dataclass(frozen=True)
+class Band:
+    """A fault on the time axis."""
+
+    begin: float
+    end: float
+    """When it was over; infinite if never."""
+    healed: float
+    """When nothing of it was left to be seen; no less than `end`."""
+    name: str
+    what: str
+    """All that is known of it."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +99,11 @@ def draw(chart: Chart) -> str | None:
     scale = f'data-x="{x.low:g},{x.high:g}" data-y="{y.low:g},{y.high:g}" data-log="{int(y.log)}"'
     box = f'data-box="{LEFT},{WIDTH - RIGHT},{TOP},{HEIGHT - BOTTOM}" data-units="{time_unit},{escape(chart.unit)}"'
     title = escape(chart.title)
+    strip, height = _strip([band for band in chart.faults if band.begin / per_time < x.high], x, per_time)
     return (
         f'<figure class="card"><figcaption>{title}</figcaption>'
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}" {scale} {box}>'
-        f'{"".join(body)}<g class="hover"></g></svg><div class="tip" hidden></div></figure>'
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT + height}" role="img" aria-label="{title}" {scale} {box}>'
+        f'{strip}{"".join(body)}<g class="hover"></g></svg><div class="tip" hidden></div></figure>'
     )
 
 
@@ -198,6 +217,43 @@ def _mark(at: float, what: str) -> str:
     return f"<g>{line}<title>{escape(what)}</title></g>"
 
 
+def _strip(bands: Sequence[Band], x: Scale, per_time: float) -> tuple[str, int]:
+    """(SVG, its height): a bar while a fault is in force, a thin line until it is healed, and a shade on the plot."""
+    parts: list[str] = []
+    free_from: list[float] = []
+    for band in sorted(bands, key=lambda band: band.begin):
+        start, end, healed = (x(min(time / per_time, x.high)) for time in (band.begin, band.end, band.healed))
+        end = max(end, start + 3)
+        name = _name_in_strip(band.name, start, end, max(end, healed), len(bands))
+        lane = next((lane for lane, free in enumerate(free_from) if free <= start), len(free_from))
+        if lane == MAX_LANES:
+            lane = min(range(MAX_LANES), key=lambda lane: free_from[lane])
+        elif lane == len(free_from):
+            free_from.append(0.0)
+        free_from[lane] = WIDTH if "beside" in name else max(end, healed) + 2
+        y, width = HEIGHT + 4 + lane * LANE, f"{end - start:.1f}"
+        shade = f'<rect class="shade" x="{start:.1f}" y="{TOP}" width="{width}" height="{HEIGHT - BOTTOM - TOP}"/>'
+        tail = f'<line class="tail" x1="{end:.1f}" x2="{healed:.1f}" y1="6" y2="6"/>' if healed > end else ""
+        bar = f'<rect class="fault" x="{start:.1f}" width="{width}" height="{LANE - 3}" rx="2"/>'
+        row = f'<g transform="translate(0 {y})">{tail}{bar}{name}</g>'
+        parts.append(f"<g>{shade}{row}<title>{escape(band.what)}</title></g>")
+    if not parts:
+        return "", 0
+    label = f'<text class="label end" x="{LEFT - 7}" y="{HEIGHT + 14}">faults</text>'
+    return f'<g class="faults">{label}{"".join(parts)}</g>', 6 + LANE * len(free_from)
+
+
+def _name_in_strip(name: str, start: float, end: float, healed: float, num_bands: int) -> str:
+    """In the bar if it fits, else after or before it when every bar can have a row of its own."""
+    width = 6.2 * len(name) + 8
+    if width < end - start:
+        return f'<text class="in-fault" x="{start + 4:.1f}" y="9.5">{escape(name)}</text>'
+    if num_bands > MAX_LANES:
+        return ""
+    x, side = (healed + 5, "start") if healed + width < WIDTH else (start - 5, "end")
+    return f'<text class="tick beside {side}" x="{x:.1f}" y="9.5">{escape(name)}</text>'
+
+
 def _path(line: Line, points: Sequence[Point], x: Scale, y: Scale, per_time: float) -> str:
     pixels, breaks, before = "", sorted(line.breaks), -1
     for time, value in points:
@@ -209,31 +265,3 @@ def _path(line: Line, points: Sequence[Point], x: Scale, y: Scale, per_time: flo
     last = f"{escape(line.name)}: {number(points[-1][1])}"
     name = f'data-name="{escape(line.name)}"'
     return f'<path class="line {classes(line.index)}" {name}{node} d="{pixels}{dot}"><title>{last}</title></path>'
-
-
-def ring(names: Sequence[str], weights: dict[tuple[int, int], int], style: Callable[[int], str]) -> str:
-    """Who exchanged with whom: nodes on a circle, the lines as thick as the exchanges were many."""
-    radius, middle_x, middle_y = 100, WIDTH / 2, HEIGHT / 2
-    angles = [2 * math.pi * index / len(names) - math.pi / 2 for index in range(len(names))]
-    places = [(middle_x + radius * math.cos(a), middle_y + radius * math.sin(a)) for a in angles]
-    most = max(weights.values(), default=1)
-    parts = []
-    for (i, j), count in sorted(weights.items(), key=lambda item: item[1]):
-        (x1, y1), (x2, y2) = places[i], places[j]
-        width, opacity = 0.5 + 5 * count / most, 0.15 + 0.6 * count / most
-        line = f'x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"'
-        thick = f'stroke-width="{width:.1f}" opacity="{opacity:.2f}"'
-        title = f"{escape(names[i])} and {escape(names[j])}: {count} exchanges"
-        parts.append(f'<line class="link" {line} {thick}><title>{title}</title></line>')
-    for index, ((x, y), angle) in enumerate(zip(places, angles, strict=True)):
-        side = "middle" if abs(math.cos(angle)) < 0.3 else "start" if math.cos(angle) > 0 else "end"
-        text_x, text_y = x + 14 * math.cos(angle), y + 16 * math.sin(angle)
-        parts.append(f'<circle class="dot {style(index)}" cx="{x:.1f}" cy="{y:.1f}" r="7"/>')
-        parts.append(
-            f'<text class="tick {side}" x="{text_x:.1f}" y="{text_y:.1f}" dy=".32em">{escape(names[index])}</text>'
-        )
-    title = "Exchanges between nodes"
-    return (
-        f'<figure class="card"><figcaption>{title}</figcaption><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{title}">{"".join(parts)}</svg></figure>'
-    )

@@ -148,9 +148,9 @@ class Topology(Strict):
         if twice:
             yield ("nodes",), f"two nodes are named {twice[0]}"
         for index, group in enumerate(self.nodes):
-            taken = {**dict.fromkeys(names, "a node"), "all": "all nodes", "default": "the links of all sites"}
+            taken = {**dict.fromkeys(names, "a node"), "all": "all nodes", "default": "all links"}
             if group.site in taken:
-                yield ("nodes", index, "site"), f"a fault or link at {group.site} would be {taken[group.site]}'s"
+                yield ("nodes", index, "site"), f"in faults and links {group.site} means {taken[group.site]} already"
         if "all" in names:
             yield ("nodes",), "no node can be named all: in faults it means everyone"
         if self.graph is not None and self.graph.num_nodes != len(names):

@@ -153,11 +153,24 @@ def test_check_explains(good: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(TOPOLOGIES.glob("*.yaml")), ids=lambda path: path.name)
 def test_shipped_topologies_are_sound_and_round_trip(path: Path, tmp_path: Path) -> None:
-    assert p2ptrain("check", path).exit_code == 0
+    checked = p2ptrain("check", path)
+    assert checked.exit_code == 0
+    assert "warning" not in checked.stdout
     printed = p2ptrain("check", path, "--print").stdout
     (tmp_path / "again.yaml").write_text(printed)
     assert load(tmp_path / "again.yaml", Topology) == load(path, Topology)
     assert p2ptrain("check", tmp_path / "again.yaml", "--print").stdout == printed
+
+
+@pytest.mark.parametrize("path", sorted(TOPOLOGIES.glob("*.yaml")), ids=lambda path: path.name)
+def test_shipped_topologies_say_what_they_show_and_what_must_hold(path: Path) -> None:
+    topology = load(path, Topology)
+    assert topology.name == path.stem
+    assert re.match(rf"# .+\.\n#   p2ptrain up topologies/{path.name}\n", path.read_text())
+    assert topology.expect.keys() & {"accuracy", "loss"}
+    killed = {name for deed in topology.plan() for name in deed.nodes if deed.verb == "kill"}
+    started = {name for deed in topology.plan() for name in deed.nodes if deed.verb == "start"}
+    assert topology.expect["alive"].bound == topology.num_nodes - len(killed - started)
 
 
 @pytest.mark.parametrize("kind", ["codecs", "aggregators", "strategies", "tasks", "graphs", "devices"])

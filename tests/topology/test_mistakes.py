@@ -96,9 +96,13 @@ def test_a_fault_that_cannot_be(tmp_path: Path, fault: str, expected: str) -> No
         (
             "{count: 2, site: eu}",
             "{name: x, site: us}\n  - {site: x}",
-            "6: nodes.1.site: a fault or link at x would be a",
+            "6: nodes.1.site: in faults and links x means a node",
         ),
-        ("{count: 2, site: eu}", "{count: 2, site: default}", "5: nodes.0.site: a fault or link at default would be"),
+        (
+            "{count: 2, site: eu}",
+            "{count: 2, site: default}",
+            "5: nodes.0.site: in faults and links default means all links",
+        ),
         ("{count: 2, site: eu}", "{count: 1, name: all}", "4: nodes: no node can be named all"),
         ("{count: 2, site: eu}", "{count: 2, starts: -1}", "5: nodes.0.starts: Input should be greater than or equal"),
         ("{count: 2, site: eu}", "{count: 2, count: 3}", "5: count: is given twice"),
