@@ -12,8 +12,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from node import live, resolve
-from node.up import ticking
+from node import resolve
 from p2ptrain.config import NodeConfig, NodeFile, load
 from p2ptrain.errors import ConfigError, PeerError
 from p2ptrain.network.identity import Identity
@@ -23,8 +22,6 @@ from p2ptrain.network.transport import GrpcTransport
 from p2ptrain.registry import explain
 from p2ptrain.swarm import describe
 from p2ptrain.telemetry import sinks
-from p2ptrain.telemetry.events import Stamped, Started
-from p2ptrain.telemetry.state import apply, expecting
 from p2ptrain.topology import Topology
 
 
@@ -131,8 +128,11 @@ async def _run(file: NodeFile, epoch_unix_s: float, as_json: bool) -> int:
         finally:
             lines.close()
             _forget_broken_stdout(lines)
+    from node.shown import Shown  # brings rich, 4 MB that a node without a table can do without
+    from node.up import ticking
+
     file.node.home.mkdir(parents=True, exist_ok=True)
-    shown = _Shown(file)
+    shown = Shown(file)
     log = sinks.to_file(file.node.home / f"events-{time.strftime('%Y%m%d-%H%M%S')}.jsonl")
     sink = sinks.Stamp(file.node.name, epoch_unix_s, sinks.FanOut([log, shown]))
     try:
@@ -141,30 +141,6 @@ async def _run(file: NodeFile, epoch_unix_s: float, as_json: bool) -> int:
     finally:
         log.close()
         shown.close()
-
-
-class _Shown:
-    """An output that folds one node's events for the live view."""
-
-    def __init__(self, file: NodeFile) -> None:
-        self._file = file
-        self.state = expecting([file.node.name])
-        self._view = live.view(live.Run(file.name, file.run.steps, file.run.seconds))
-        self._start = time.monotonic()
-
-    def write(self, stamped: Stamped) -> None:
-        self.state = apply(self.state, stamped)
-        self._view.event(stamped, self.state)
-        if isinstance(stamped.event, Started):
-            home = self._file.node.home
-            resolve.save(home / "node.yaml", resolve.with_node(self._file, listen=stamped.event.address))
-            self._view.say(f"Others join with what `p2ptrain invite {home}` prints.")
-
-    def refresh(self) -> None:
-        self._view.refresh(self.state, time.monotonic() - self._start)
-
-    def close(self) -> None:
-        self._view.close()
 
 
 def _forget_broken_stdout(lines: sinks.Lines) -> None:
