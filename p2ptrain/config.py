@@ -26,7 +26,6 @@ from p2ptrain import aggregators, codecs, graphs, strategies
 from p2ptrain.errors import ConfigError
 from p2ptrain.registry import Named, explain, place_of
 from p2ptrain.swarm.records import NAME
-from p2ptrain.telemetry.mqtt_broker import check as check_broker
 from p2ptrain.training import tasks
 from p2ptrain.training.splits import Data
 
@@ -82,6 +81,12 @@ class RunConfig(Strict):
     seed: int = Field(0, ge=0)
 
 
+def _check_broker(url: str) -> str:
+    from p2ptrain.telemetry.mqtt_broker import check  # brings aiomqtt, which most nodes do without
+
+    return check(url)
+
+
 class NodeConfig(Strict):
     """One machine's own settings."""
 
@@ -113,7 +118,7 @@ class NodeConfig(Strict):
     """Seconds between heartbeats; a peer that misses three is gone."""
     checkpoint_every: float = Field(30.0, gt=0)
     """Seconds between checkpoints."""
-    mqtt: Annotated[str, AfterValidator(check_broker)] | None = None
+    mqtt: Annotated[str, AfterValidator(_check_broker)] | None = None
     """A broker to publish events at, `mqtt://user:password@host:port`. The password may come from the environment
     variable P2PTRAIN_MQTT_PASSWORD instead."""
 
