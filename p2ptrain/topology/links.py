@@ -1,11 +1,20 @@
 """What lies between two nodes: latency, bandwidth, loss, and whether anything passes at all."""
 
+import math
+
 from pydantic import BaseModel, ConfigDict
 
 from p2ptrain.topology.quantities import BitsPerSecond, Seconds, Share
 
 Pair = tuple[str, str]
 """(from, to): a direction between two nodes, by name."""
+
+PACKET_BYTES = 1448
+"""What a TCP segment carries over Ethernet."""
+RTO_S_MIN, RTO_S_MAX = 0.2, 60.0
+"""The least is Linux's; RFC 6298 asks for a second, which nobody waits."""
+RESENT_MAX = 15
+"""As often as Linux sends a segment again before it gives up."""
 
 
 class Link(BaseModel):
@@ -29,3 +38,27 @@ class Link(BaseModel):
     reorder: Share = 0.0
     corrupt: Share = 0.0
     """One bit of the message is flipped."""
+
+
+ONLY_SIMULATED = ("drop", "duplicate", "reorder", "corrupt")
+"""Fields that no runtime with real connections can carry out."""
+
+
+def retransmission_s(link: Link, size_bytes: int, chance: float) -> float:
+    """How much later `size_bytes` arrive in order because TCP had to send some of their packets again.
+
+    `chance` is uniform in [0, 1). Every packet is lost with the same probability, independently; the one that is lost
+    most often decides. The first loss is noticed after a round trip when three more packets follow (fast retransmit,
+    RFC 5681), otherwise after the retransmission timeout; that doubles from then on (RFC 6298, 5.5). The timeout is
+    SRTT + 4 RTTVAR (RFC 6298, 2.3) with the mean and the mean deviation of two one-way delays of this link.
+    """
+    packets = math.ceil(size_bytes / PACKET_BYTES)
+    times_lost = 0
+    while times_lost < RESENT_MAX and chance >= (1 - link.loss ** (times_lost + 1)) ** packets:
+        times_lost += 1
+    if times_lost == 0:
+        return 0.0
+    round_trip_s = 2 * link.latency + link.jitter
+    timeout_s = max(RTO_S_MIN, round_trip_s + 4 * link.jitter / 3)  # the sum of two uniforms deviates by a third
+    first_s = round_trip_s if packets > 3 else timeout_s
+    return first_s + sum(min(timeout_s * 2**times, RTO_S_MAX) for times in range(1, times_lost))
