@@ -139,10 +139,11 @@ def node(
     epoch: Annotated[float | None, typer.Option("--epoch", hidden=True)] = None,
 ) -> None:
     """Run one daemon until its training is over or it is asked to leave."""
+    orders = None
     if leash:
         from node.leash import hold
 
-        hold()
+        orders = hold()
     own = {"name": name, "listen": listen, "announce": announce, "bootstrap": bootstrap, "key": key, "device": device}
     given = {f"node.{option}": value for option, value in own.items() if value}
     given |= {"node.home": str(home)} if home else {}
@@ -153,7 +154,7 @@ def node(
 
         overrides = {**given, **_overrides(settings)}
         file = load(config, NodeFile, overrides) if config else single.from_options(overrides)
-        code = single.run(file, epoch, json)
+        code = single.run(file, epoch, json, orders)
     raise typer.Exit(code)
 
 

@@ -13,6 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from node import live, resolve
+from node.leash import Orders
 from node.up import ticking
 from p2ptrain.config import NodeConfig, NodeFile, load
 from p2ptrain.errors import ConfigError, PeerError
@@ -60,16 +61,17 @@ def from_invite(text: str, config: Path | None, options: dict[str, Any]) -> Node
     elif "run.task" in options:
         described = {}
     else:
-        described = asyncio.run(_ask(found, identity))
+        described = asyncio.run(_ask(found, identity, options.get("node.proxy")))
     file = from_options({**described, **options})
     if "node.slot" not in options:  # any will do, but the same each time
         file = resolve.with_node(file, slot=int(identity.peer[:5], 16))
     return file
 
 
-async def _ask(invite: Invite, identity: Identity) -> dict[str, Any]:
+async def _ask(invite: Invite, identity: Identity, proxy: str | None) -> dict[str, Any]:
     """The run's configuration, from the first address of the invite that tells it."""
-    transport = GrpcTransport(identity.peer, Credentials(identity, invite.key, invite.run), lambda caller, error: None)
+    credentials = Credentials(identity, invite.key, invite.run)
+    transport = GrpcTransport(identity.peer, credentials, lambda caller, error: None, proxy)
     failures = []
     for address in invite.addresses:
         try:
@@ -116,18 +118,18 @@ def invite(path: Path, addresses: list[str]) -> str:
     return text
 
 
-def run(file: NodeFile, epoch_unix_s: float | None, as_json: bool) -> int:
+def run(file: NodeFile, epoch_unix_s: float | None, as_json: bool, orders: Orders | None = None) -> int:
     """Until the daemon is done; its exit code."""
-    return asyncio.run(_run(file, epoch_unix_s or time.time(), as_json))
+    return asyncio.run(_run(file, epoch_unix_s or time.time(), as_json, orders))
 
 
-async def _run(file: NodeFile, epoch_unix_s: float, as_json: bool) -> int:
+async def _run(file: NodeFile, epoch_unix_s: float, as_json: bool, orders: Orders | None) -> int:
     from node.machine import run_node
 
     if as_json:
         lines = sinks.to_stdout()
         try:
-            return await run_node(file, sinks.Stamp(file.node.name, epoch_unix_s, lines))
+            return await run_node(file, sinks.Stamp(file.node.name, epoch_unix_s, lines), orders)
         finally:
             lines.close()
             _forget_broken_stdout(lines)
@@ -137,7 +139,7 @@ async def _run(file: NodeFile, epoch_unix_s: float, as_json: bool) -> int:
     sink = sinks.Stamp(file.node.name, epoch_unix_s, sinks.FanOut([log, shown]))
     try:
         async with ticking(shown.refresh):
-            return await run_node(file, sink)
+            return await run_node(file, sink, orders)
     finally:
         log.close()
         shown.close()

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -23,7 +24,7 @@ from pydantic import (
 from p2ptrain import aggregators, codecs, graphs, strategies
 from p2ptrain.errors import ConfigError
 from p2ptrain.registry import explain, place_of
-from p2ptrain.swarm.records import NAME
+from p2ptrain.swarm.records import NAME, is_address
 from p2ptrain.training import tasks
 from p2ptrain.training.splits import Data
 
@@ -37,6 +38,12 @@ class Strict(BaseModel):
 def _default(name: str, parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Options without a name are the default component's: `strategy: {rate: 0.1}`."""
     return lambda value: parse({"name": name, **value} if isinstance(value, dict) else value)
+
+
+def _address(text: str) -> str:
+    if not is_address(text):
+        raise ValueError("expected host:port")
+    return text
 
 
 class RunConfig(Strict):
@@ -74,6 +81,9 @@ class NodeConfig(Strict):
     """host:port under which others reach this node; default: where it listens."""
     bootstrap: tuple[str, ...] = ()
     """Where to find the swarm: host:port of peers, or multiaddrs of DHT nodes, in any mix."""
+    proxy: Annotated[str, AfterValidator(_address)] | None = None
+    """host:port of an HTTP proxy that the node dials out through with CONNECT. gRPC leaves it out for hosts in the
+    environment's `no_proxy`; the DHT's own connections never pass it."""
     key: str | None = Field(None, min_length=8)
     """The swarm key; None: the swarm is open to everyone."""
     tls: bool = True
