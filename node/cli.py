@@ -107,12 +107,13 @@ def up(
             known = "is planned; this version runs" if runtime in ("sim", "docker") else "is unknown; there is"
             raise ConfigError(f"--runtime {runtime} {known} only --runtime process")
         from node import up as runner
-        from p2ptrain.config import load
+        from p2ptrain.config import load, placed
         from p2ptrain.topology import Topology
 
         topology = load(file, Topology, {**_overrides(settings), **({} if seed is None else {"run.seed": seed})})
         folder = out or Path("runs") / f"{topology.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-        code = asyncio.run(runner.up(topology, folder))
+        with placed(file):
+            code = asyncio.run(runner.up(topology, folder))
     if show:
         import webbrowser
 

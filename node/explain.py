@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from pydantic_core import PydanticUndefined
 
+from node import resolve
 from node.units import duration, number, size
 from p2ptrain import aggregators, codecs, graphs, strategies
 from p2ptrain.config import RunConfig
@@ -46,6 +47,8 @@ def topology(file: Topology) -> str:
         f"  graph       {_graph(file)}",
         f"  length      {_length(file, speeds, step_s)}",
     ]
+    if only := resolve.only_simulated(file):
+        lines.append(f"  runtime     only sim: {', '.join('.'.join(map(str, place)) for place in only)}")
     lines += [f"  expect      {what} {want}" for what, want in file.expect.items()]
     lines.append(f"  {'node':<16}{'device':<16}{'speed':>6}  neighbours")
     for slot, (name, group) in enumerate(members[:MAX_NODES_SHOWN]):

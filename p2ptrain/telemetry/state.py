@@ -171,8 +171,8 @@ def expecting(names: Iterable[str]) -> SwarmState:
 
 def apply(state: SwarmState, stamped: Stamped) -> SwarmState:
     """The state after one more event."""
-    if isinstance(stamped.event, events.Faulted):
-        return _befall(state, stamped, stamped.event)
+    if not stamped.node:
+        return _of_swarm(state, stamped)
     before = state.nodes.get(stamped.node) or NodeState(stamped.node)
     after = _mark(_fold(stamped.event, before, stamped.time), stamped.time)
     after_state = replace(state, time=max(state.time, stamped.time), nodes={**state.nodes, stamped.node: after})
@@ -306,9 +306,11 @@ def _count(counts: Counts, key: str, max_keys: int = MAX_REASONS) -> Counts:
     return {**counts, known: counts.get(known, 0) + 1}
 
 
-def _befall(state: SwarmState, stamped: Stamped, event: events.Faulted) -> SwarmState:
-    notes = (*state.notes, Note(stamped.time, stamped.node, "info", "faulted", event.what))[-MAX_NOTES:]
-    return replace(state, notes=notes, faults=(*state.faults, stamped)[:MAX_FAULTS])
+def _of_swarm(state: SwarmState, stamped: Stamped) -> SwarmState:
+    note = _note(state, NodeState(""), stamped)
+    notes = state.notes if note is None else (*state.notes, note)[-MAX_NOTES:]
+    faults = (*state.faults, stamped)[:MAX_FAULTS] if isinstance(stamped.event, events.Faulted) else state.faults
+    return replace(state, time=max(state.time, stamped.time), notes=notes, faults=faults)
 
 
 def _mark(node: NodeState, time: float) -> NodeState:
@@ -338,7 +340,10 @@ def _note(state: SwarmState, before: NodeState, stamped: Stamped) -> Note | None
             message = f"refused {event.reason} from {state.name_of(event.peer)}: {event.detail}"
             return Note(time, node, "warning", "rejected", message)
         case events.Died():
-            return Note(time, node, "error", "died", f"died ({describe_exit(event.code)})")
+            level = "info" if event.on_purpose else "error"
+            return Note(time, node, level, "died", f"died ({describe_exit(event.code)})")
+        case events.Faulted():
+            return Note(time, node, "info", "faulted", event.what)
         case events.Restarted():
             return Note(time, node, "info", "restarted", "starts again")
     return None
