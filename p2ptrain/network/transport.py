@@ -38,7 +38,7 @@ _CHANNEL_OPTIONS = [
     *_COMMON_OPTIONS,
     ("grpc.use_local_subchannel_pool", 1),  # a peer that comes back has a new certificate: no connection is shared
     ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.min_reconnect_backoff_ms", 5_000),  # an attempt may take that long: four round trips and more
     ("grpc.max_reconnect_backoff_ms", 2_000),
 ]
 _EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined]

@@ -12,6 +12,8 @@ import pytest
 
 from node import fault_proxy
 from node.fault_proxy import FaultProxy
+from p2ptrain.network.transport import Cleartext, GrpcTransport
+from p2ptrain.ports import Bytes, Contact, PeerId
 from p2ptrain.topology import Topology
 from p2ptrain.topology.links import Link
 
@@ -42,7 +44,7 @@ class World:
             self._servers.append(server)
             self.ports[name] = server.sockets[0].getsockname()[1]
         self.proxy = FaultProxy(self._topology, {port: name for name, port in self.ports.items()})
-        self._doors = await self.proxy.start()
+        self.doors = await self.proxy.start()
 
     def _accept(self, accepted: asyncio.Queue[Ends], *ends: Any) -> None:
         self._writers.append(ends[1])
@@ -56,7 +58,7 @@ class World:
         await asyncio.sleep(0)
 
     async def request(self, source: str, head: bytes) -> Ends:
-        host, _, port = self._doors[source].rpartition(":")
+        host, _, port = self.doors[source].rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         self._writers.append(writer)
         writer.write(head)
@@ -320,6 +322,29 @@ async def test_who_does_not_ask_properly_is_hung_up_on(head: bytes) -> None:
         with suppress(ConnectionResetError):  # when it left some unread
             assert await soon(reader.read()) == b""
         await net.idle()
+
+
+async def test_grpc_dials_through_it_over_a_round_trip_of_more_than_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_grpc_proxy", "")
+
+    async def answer(caller: PeerId, request: Bytes) -> bytes:
+        return bytes(request) + b", " + caller.encode()
+
+    me, other = PeerId("a" * 32), PeerId("b" * 32)
+    there = GrpcTransport(other, Cleartext(), lambda caller, error: None)
+    there.serve("/echo", answer)
+    async with world(latency=0.6) as net:
+        port = int(there.bind("127.0.0.1:0").rpartition(":")[2])
+        await there.start()
+        net.proxy._names[port] = "b"
+        here = GrpcTransport(me, Cleartext(), lambda caller, error: None, net.doors["a"])
+        here.learn(other, Contact((f"127.0.0.1:{port}",), b""))
+        try:
+            assert await here.call(other, "/echo", b"hello", TIMEOUT_S) == b"hello, " + me.encode()
+            assert net.proxy.num_connections == 1
+        finally:
+            await here.close()
+            await there.close()
 
 
 async def test_strangers_are_not_connected_and_the_dead_are_not_there() -> None:
