@@ -66,6 +66,8 @@ class Lane:
         self.become(link)
 
     def become(self, link: Link) -> None:
+        if link.loss == 1:  # as a delay it would outlast the heal by hours
+            link = link.model_copy(update={"loss": 0.0, "down": True})
         self._link = link
         self._line.bits_per_s = link.bandwidth
         if link.down:

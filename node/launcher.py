@@ -69,7 +69,7 @@ class Swarm:
         self._due: set[str] = set()
         """Whose start, one of the faults, has come, but is not yet done."""
         self._turns = defaultdict[str, asyncio.Lock](asyncio.Lock)
-        self._fate: asyncio.Task[None] | None = None
+        self._faults: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "Swarm":
         try:
@@ -121,10 +121,10 @@ class Swarm:
         for name, file in self.files.items():
             if name not in self._late:
                 await self._spawn(name, file)
-        self._fate = asyncio.create_task(self._meet_fate())
-        self._fate.add_done_callback(self._task_ended)
+        self._faults = asyncio.create_task(self._run_faults())
+        self._faults.add_done_callback(self._task_ended)
 
-    async def _meet_fate(self) -> None:
+    async def _run_faults(self) -> None:
         async def start_late(name: str, at: float) -> None:
             await asyncio.sleep(at - self.now)
             await self.start(name)
@@ -132,9 +132,9 @@ class Swarm:
         async with asyncio.TaskGroup() as group:
             for name, at in self._late.items():
                 group.create_task(start_late(name, at))
-            await carry_out(self.topology, self, lambda: self.now, self._befall)
+            await carry_out(self.topology, self, lambda: self.now, self._begin)
 
-    def _befall(self, event: Event) -> None:
+    def _begin(self, event: Event) -> None:
         deed = self._ahead.popleft()  # `carry_out` takes them from the same plan, in the same order
         if deed.verb == "start":
             self._due.update(deed.nodes)
@@ -275,8 +275,8 @@ class Swarm:
     def _no_more_faults(self) -> None:
         for plans in (self._ahead, self._due, self._late):
             plans.clear()
-        if self._fate:
-            self._fate.cancel()
+        if self._faults:
+            self._faults.cancel()
 
     async def drain(self) -> None:
         """Ask all nodes to leave in order, wait for a bounded time, kill the rest."""
@@ -363,7 +363,7 @@ class Swarm:
 
     async def _reap(self) -> None:
         """Until all processes are gone; raises what went wrong meanwhile."""
-        tasks = [*self._watchers.values(), *([self._fate] if self._fate else [])]
+        tasks = [*self._watchers.values(), *([self._faults] if self._faults else [])]
         if tasks:
             await asyncio.wait(tasks)
         for task in tasks:
@@ -373,5 +373,5 @@ class Swarm:
     async def _any_ended(self, timeout_s: float) -> None:
         """Or, while none runs, until the faults are over: they may start some."""
         watchers = [self._watchers[name] for name in self.running]
-        if tasks := watchers or ([self._fate] if self._fate else []):
+        if tasks := watchers or ([self._faults] if self._faults else []):
             await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)

@@ -197,11 +197,12 @@ async def test_all_that_a_node_sends_shares_its_uplink() -> None:
         assert await seconds(move()) >= 0.75
 
 
-async def test_what_a_black_hole_swallows_arrives_when_it_heals() -> None:
+@pytest.mark.parametrize("hole", [DOWN, Link(loss=1)])
+async def test_what_a_black_hole_swallows_arrives_when_it_heals(hole: Link) -> None:
     async with world() as net:
         ours, theirs = await net.connect("a", "b")
         await says(ours, theirs)
-        net.proxy.shape({("a", "b"): DOWN, ("b", "a"): DOWN})
+        net.proxy.shape({("a", "b"): hole, ("b", "a"): hole})
         ours[1].write(b"lost?")
         theirs[1].write(b"and found")
         await silent(theirs[0])
