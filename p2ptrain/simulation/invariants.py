@@ -204,7 +204,8 @@ class TheDeadAreMissed(Invariant):
 
 
 ALL: tuple[type[Invariant], ...] = (
-    ExactlyOnce, Finite, NobodyStartsFromNothing, NothingSavedIsLost, StepsCount, TheHonestAreBelieved, TheSwarmHeals, TheDeadAreMissed,
+    ExactlyOnce, Finite, NobodyStartsFromNothing, NothingSavedIsLost, StepsCount, TheHonestAreBelieved, TheSwarmHeals,
+    TheDeadAreMissed,
 )  # fmt: skip
 
 
