@@ -20,7 +20,7 @@ from p2ptrain.network.tls import Credentials
 from p2ptrain.network.transport import Cleartext, GrpcTransport
 from p2ptrain.ports import PeerId, Sink
 from p2ptrain.telemetry.events import Rejected
-from p2ptrain.training.compute import ThreadCompute
+from p2ptrain.training.compute import ThreadCompute, give_way
 from p2ptrain.training.folder import Folder
 
 
@@ -64,6 +64,7 @@ async def set_up(file: NodeFile, sink: Sink, stack: AsyncExitStack, orders: Orde
     config = file.node
     compute = ThreadCompute(config.speed, config.threads)
     stack.callback(compute.close)
+    give_way()
     try:
         config.home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
