@@ -95,7 +95,7 @@ def _options(
 @app.command()
 def up(
     file: Annotated[Path, typer.Argument(help="A topology file (YAML).")],
-    runtime: Annotated[str, typer.Option(help="Where the nodes run: process.")] = "process",
+    runtime: Annotated[str, typer.Option(help="Where the nodes run: process, or sim (virtual time).")] = "process",
     seed: Annotated[int | None, typer.Option(help="Overrides run.seed.")] = None,
     settings: Settings = [],  # noqa: B006
     out: Out = None,
@@ -103,20 +103,57 @@ def up(
 ) -> None:
     """Bring up a swarm, watch it train, and check what is expected of it."""
     with _mistakes(str(file)):
-        if runtime != "process":
-            known = "is planned; this version runs" if runtime in ("sim", "docker") else "is unknown; there is"
-            raise ConfigError(f"--runtime {runtime} {known} only --runtime process")
+        if runtime not in ("sim", "process"):
+            raise ConfigError(f"--runtime {runtime} is unknown; there is sim and process")
         from node import up as runner
         from p2ptrain.config import load
         from p2ptrain.topology import Topology
 
         topology = load(file, Topology, {**_overrides(settings), **({} if seed is None else {"run.seed": seed})})
         folder = out or Path("runs") / f"{topology.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-        code = asyncio.run(runner.up(topology, folder))
+        if runtime == "sim":
+            from node import simulated
+
+            code = simulated.up(topology, folder, runner.terminal())
+        else:
+            code = asyncio.run(runner.up(topology, folder))
     if show:
         import webbrowser
 
         webbrowser.open((folder / "report.html").absolute().as_uri())
+    raise typer.Exit(code)
+
+
+@app.command()
+def sim(
+    file: Annotated[Path, typer.Argument(help="A topology file (YAML).")],
+    seeds: Annotated[int, typer.Option(min=1, help="How many random schedules of faults to try.")] = 100,
+    first: Annotated[int, typer.Option("--from", min=0, help="The first seed.")] = 0,
+    seed: Annotated[int | None, typer.Option(min=0, help="Only this one, again.")] = None,
+    keep: Annotated[
+        str | None, typer.Option(help="With --seed: only these of its faults, such as 0,3, or none.")
+    ] = None,
+    calm: Annotated[bool, typer.Option("--calm", help="With --seed: without interference inside the code.")] = False,
+    mode: Annotated[str, typer.Option(help="safety: faults anywhere, and they end. liveness: some do not.")] = "safety",
+    jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = os.cpu_count() or 1,
+    settings: Settings = [],  # noqa: B006
+) -> None:
+    """Search for bugs: the swarm of a file in virtual time, under random faults, with its invariants watched."""
+    with _mistakes(str(file)):
+        if mode not in ("safety", "liveness"):
+            raise ConfigError(f"--mode {mode} is unknown; there is safety and liveness")
+        from node import campaign
+        from node import up as runner
+        from p2ptrain.config import load
+        from p2ptrain.topology import Topology
+
+        topology = load(file, Topology, _overrides(settings))
+        console = runner.terminal()
+        if seed is None:
+            code = campaign.run(topology, file, range(first, first + seeds), mode, jobs, console)  # type: ignore[arg-type]
+        else:
+            kept = None if keep is None else [int(index) for index in keep.split(",") if index.isdecimal()]
+            code = campaign.replay(topology, seed, mode, kept, calm, console)  # type: ignore[arg-type]
     raise typer.Exit(code)
 
 
@@ -193,6 +230,18 @@ def invite(
         from node import single
 
         print(single.invite(path, address))
+
+
+@app.command()
+def top(
+    broker: Annotated[str, typer.Argument(help="mqtt://user:password@host:port, or mqtts.")],
+    run: Annotated[str | None, typer.Option(help="Only the swarm of this name.")] = None,
+) -> None:
+    """Watch the swarms that publish to an MQTT broker, until Ctrl-C. The password may be in P2PTRAIN_MQTT_PASSWORD."""
+    with _mistakes("top"):
+        from node import top as watcher
+
+        asyncio.run(watcher.top(broker, run))
 
 
 @app.command()

@@ -29,6 +29,7 @@ PHASE_STYLE = {
     "finished": "blue",
     "stopped": "dim",
     "dead": "bold red",
+    "offline": "bold red",
 }
 NOTE_STYLE = {"info": "", "warning": "yellow", "error": "red"}
 
@@ -231,6 +232,8 @@ class PlainView:
                 return [f"{node} lost {event.name or event.peer[:8]} ({event.reason})"]
             case events.Died():
                 return [f"{node} died ({describe_exit(event.code)})"]
+            case events.Offline():
+                return [f"{node} went offline without a goodbye"]
             case events.Restarted():
                 return [f"{node} starts again"]
             case events.Fetched():

@@ -12,6 +12,7 @@ import yaml
 
 from p2ptrain.config import NodeFile
 from p2ptrain.errors import ConfigError
+from p2ptrain.telemetry.mqtt_broker import without_password
 from p2ptrain.topology import Topology
 from p2ptrain.training import devices, splits
 from p2ptrain.training.trainer import make_optimizer
@@ -100,11 +101,14 @@ def with_node(file: NodeFile, **settings: Any) -> NodeFile:
 
 
 def dump(model: Topology | NodeFile) -> str:
-    """The effective configuration as YAML that can be read back. A topology's is for sharing: it tells no key."""
+    """The effective configuration as YAML that can be read back. A topology's is for sharing: it tells no key, and no
+    password."""
     body: dict[str, Any] = model.model_dump(mode="json")
     if isinstance(model, Topology):
         body["expect"] = {what: str(want) for what, want in model.expect.items()}
         body["node"].pop("key", None)
+        if body["node"].get("mqtt"):
+            body["node"]["mqtt"] = without_password(body["node"]["mqtt"])
     return yaml.safe_dump(body, sort_keys=False, allow_unicode=True)
 
 

@@ -12,8 +12,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from node import live, resolve
-from node.up import ticking
+from node import resolve
 from p2ptrain.config import NodeConfig, NodeFile, load
 from p2ptrain.errors import ConfigError, PeerError
 from p2ptrain.network.identity import Identity
@@ -23,8 +22,6 @@ from p2ptrain.network.transport import GrpcTransport
 from p2ptrain.registry import explain
 from p2ptrain.swarm import describe
 from p2ptrain.telemetry import sinks
-from p2ptrain.telemetry.events import Stamped, Started
-from p2ptrain.telemetry.state import apply, expecting
 from p2ptrain.topology import Topology
 
 
@@ -122,49 +119,42 @@ def run(file: NodeFile, epoch_unix_s: float | None, as_json: bool) -> int:
 
 
 async def _run(file: NodeFile, epoch_unix_s: float, as_json: bool) -> int:
-    from node.machine import run_node
-
     if as_json:
         lines = sinks.to_stdout()
         try:
-            return await run_node(file, sinks.Stamp(file.node.name, epoch_unix_s, lines))
+            return await _run_node(file, epoch_unix_s, lines)
         finally:
             lines.close()
             _forget_broken_stdout(lines)
+    from node.shown import Shown  # brings rich, 4 MB that a node without a table can do without
+    from node.up import ticking
+
     file.node.home.mkdir(parents=True, exist_ok=True)
-    shown = _Shown(file)
+    shown = Shown(file)
     log = sinks.to_file(file.node.home / f"events-{time.strftime('%Y%m%d-%H%M%S')}.jsonl")
-    sink = sinks.Stamp(file.node.name, epoch_unix_s, sinks.FanOut([log, shown]))
     try:
         async with ticking(shown.refresh):
-            return await run_node(file, sink)
+            return await _run_node(file, epoch_unix_s, log, shown)
     finally:
         log.close()
         shown.close()
 
 
-class _Shown:
-    """An output that folds one node's events for the live view."""
+async def _run_node(file: NodeFile, epoch_unix_s: float, *outputs: sinks.Output) -> int:
+    """With its events going to these places, and to a broker when there is one."""
+    from node.machine import run_node
 
-    def __init__(self, file: NodeFile) -> None:
-        self._file = file
-        self.state = expecting([file.node.name])
-        self._view = live.view(live.Run(file.name, file.run.steps, file.run.seconds))
-        self._start = time.monotonic()
+    config = file.node
+    if config.mqtt is None:
+        return await run_node(file, sinks.Stamp(config.name, epoch_unix_s, sinks.FanOut(outputs)))
+    from p2ptrain.telemetry.mqtt import Publisher
+    from p2ptrain.telemetry.mqtt_broker import Broker
 
-    def write(self, stamped: Stamped) -> None:
-        self.state = apply(self.state, stamped)
-        self._view.event(stamped, self.state)
-        if isinstance(stamped.event, Started):
-            home = self._file.node.home
-            resolve.save(home / "node.yaml", resolve.with_node(self._file, listen=stamped.event.address))
-            self._view.say(f"Others join with what `p2ptrain invite {home}` prints.")
-
-    def refresh(self) -> None:
-        self._view.refresh(self.state, time.monotonic() - self._start)
-
-    def close(self) -> None:
-        self._view.close()
+    peer = Identity.load_or_create(config.home).peer
+    publisher = Publisher(Broker.parse(config.mqtt), file.name, peer, config.name, config.slot)
+    sink = sinks.Stamp(config.name, epoch_unix_s, sinks.FanOut([*outputs, publisher]))
+    async with publisher.running(sink.emit):
+        return await run_node(file, sink)
 
 
 def _forget_broken_stdout(lines: sinks.Lines) -> None:

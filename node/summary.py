@@ -26,21 +26,28 @@ CHUNK = 1 << 18
 Summary = dict[str, Any]
 
 
-def build(topology: "Topology", state: SwarmState, seconds: float, consensus: float | None) -> Summary:
-    """The summary of a run by real processes. A value that does not apply is null."""
+def build(
+    topology: "Topology",
+    state: SwarmState,
+    seconds: float,
+    consensus: float | None,
+    runtime: str = "process",
+    trace: str | None = None,
+) -> Summary:
+    """The summary of a run. A value that does not apply is null."""
     devices = {name: group.device for name, group in topology.members()}
     nodes = {name: _node(node, devices.get(name, node.device)) for name, node in state.nodes.items()}
     expect = _expectations(topology, state, consensus)
     return {
         "name": topology.name,
-        "runtime": "process",
+        "runtime": runtime,
         "seed": topology.run.seed,
         "seconds": round(seconds, 3),
         "ok": state.num_alive > 0 and all(item["ok"] for item in expect),
         "expect": expect,
         "nodes": nodes,
         "consensus": consensus,
-        "trace": None,
+        "trace": trace,
         "faults": [_fault(outage) for outage in state.outages],
     }
 

@@ -20,9 +20,14 @@ OK, FAILED, INTERRUPTED = 0, 1, 130
 TICK_S = 0.25
 
 
+def terminal() -> Console:
+    """Standard output; wide enough for tables where nobody says how wide it is."""
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120)
+
+
 async def up(topology: Topology, out: Path, console: Console | None = None) -> int:
     """Returns the exit code; raises `ConfigError` before anything is started, or when no node could start for one."""
-    console = console or Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120)
+    console = console or terminal()
     swarm = Swarm(topology, out)
     view = live.view(live.Run(topology.name, topology.run.steps, topology.run.seconds), console)
     swarm.on_event = view.event

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -80,6 +81,12 @@ class RunConfig(Strict):
     seed: int = Field(0, ge=0)
 
 
+def _check_broker(url: str) -> str:
+    from p2ptrain.telemetry.mqtt_broker import check  # brings aiomqtt, which most nodes do without
+
+    return check(url)
+
+
 class NodeConfig(Strict):
     """One machine's own settings."""
 
@@ -111,6 +118,9 @@ class NodeConfig(Strict):
     """Seconds between heartbeats; a peer that misses three is gone."""
     checkpoint_every: float = Field(30.0, gt=0)
     """Seconds between checkpoints."""
+    mqtt: Annotated[str, AfterValidator(_check_broker)] | None = None
+    """A broker to publish events at, `mqtt://user:password@host:port`. The password may come from the environment
+    variable P2PTRAIN_MQTT_PASSWORD instead."""
 
 
 class NodeFile(Strict):

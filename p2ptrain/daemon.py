@@ -190,27 +190,26 @@ class Daemon:
 
     async def _get_weights(self) -> None:
         """The swarm's weights if it has any: a newcomer must not drag it back to a random start."""
-        if self.config.bootstrap:
-            await self._look_around()
-        self._orphan = not self._donors()
-        wait_s = 0.5
-        while donors := self._donors():
-            if await self._fetch(donors):
-                break
-            await asyncio.sleep(wait_s)
-            wait_s = min(2 * wait_s, 10.0)
+        self._orphan, wait_s = True, 0.5
+        while self._orphan and (donors := await self._look_around()):
+            self._orphan = not await self._fetch(donors)
+            if self._orphan:
+                await asyncio.sleep(wait_s)
+                wait_s = min(2 * wait_s, 10.0)
         if not self.membership.alone:
             await self._warm()
         self._has_weights = True
 
-    async def _look_around(self) -> None:
-        """Until somebody has weights and answers: who calls first may be a newcomer too, or not yet called back."""
+    async def _look_around(self) -> list[Member]:
+        """Who has weights and answers; waits for somebody, as long as there is hope. Who calls first may be a newcomer
+        too, or not yet called back."""
         started = self._now()
-        while not self._donors():
+        while not self._donors() and self.config.bootstrap:
             in_sight = self.membership.searching or bool(self._with_weights())
             if self._now() - started > (SEARCH_S if in_sight else DISCOVERY_S):
-                return
+                break
             await self._look_again()
+        return self._donors()
 
     def _with_weights(self) -> list[Member]:
         states = (State.TRAINING, State.FINISHED, State.DONE)

@@ -3,57 +3,45 @@
 Each side ends with `own + combine(sent, received) - sent`, where `sent` is its own vector as the other side decoded
 it. So the two corrections cancel, whatever the codec loses, and the sum of the replicas changes only by training.
 
-Both sides apply a swap or neither does. The initiator decides: once it has the responder's whole vector and its
-`Ready`, it commits, and remembers that. A responder that never hears the decision is in doubt: it sets its correction
-aside, goes on, and asks until it gets an answer; corrections commute with everything else, so a late one is as good
-as a prompt one.
+Both sides apply a swap or neither does: see `decisions`.
 """
 
 import asyncio
 import random
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from google.protobuf.message import DecodeError
 from torch import Tensor
 
 from p2ptrain import chaos, frames
 from p2ptrain.aggregators import Aggregator
 from p2ptrain.aggregators.mean import Mean
 from p2ptrain.codecs import Codec, Packet
+from p2ptrain.decisions import Decisions, Doubt
 from p2ptrain.errors import PeerBusy, PeerError
-from p2ptrain.messages import parse
 from p2ptrain.pace import Pace
 from p2ptrain.ports import Bytes, PeerId, Stream, Transport
 from p2ptrain.seeds import derive
 from p2ptrain.telemetry.events import Event, Exchanged, Failed, Rejected
 from p2ptrain.training.replica import Lease, Replica
-from p2ptrain.wire.exchange_pb2 import Commit, Done, Open, Ready, Refuse, ResolveReply, ResolveRequest, SwapMessage
-
-V = TypeVar("V")
+from p2ptrain.wire.exchange_pb2 import Commit, Done, Open, Ready, Refuse, SwapMessage
 
 SWAP = "/p2ptrain.v1.Exchange/Swap"
-RESOLVE = "/p2ptrain.v1.Exchange/Resolve"
 
-CHUNK_BYTES = 1 << 20
-"""About so long is a frame: longer ones pipeline worse, shorter ones cost more each."""
-MAX_CHUNK_SIZE = 1 << 20
+CHUNK_BYTES = 2 << 20
+"""About so long is a frame: shorter ones cost more time each, longer ones more memory in transit."""
+MAX_CHUNK_SIZE = 1 << 21
 """Elements per chunk at most, however few bytes they make."""
 MAX_CHUNKS = 1 << 16
-WINDOW = 8
+WINDOW = 4
 """Chunks that a side may be ahead of the other."""
 SAMPLE_EVERY = 8
 """The distance between the two replicas is measured on every eighth chunk."""
 MAX_NORM_RATIO = 1e3
 """A vector this many times longer than one's own is not a replica of the same model."""
-JOURNAL_SIZE = 4096
-MAX_DOUBTS = 2
-GONE_S = 60.0
-"""A doubt that the initiator has not settled by then is dropped: it is gone, or does not want to say."""
 GRACE_S, MIN_BYTES_PER_S = 30.0, 1 << 14
 """A peer that trickles just fast enough for each message must not keep the replica for ever."""
 SWAP_TIMEOUT_S = 24 * 3600.0
@@ -77,16 +65,8 @@ class _Tally:
     def distance(self) -> float:
         return self.squared_distance / self.squared_norm if self.squared_norm else 0.0
 
-
-@dataclass
-class _Doubt:
-    """A correction whose swap the initiator may or may not have committed."""
-
-    exchange: bytes
-    peer: PeerId
-    correction: Tensor
-    tally: _Tally
-    seconds: float
+    def outcome(self, peer: PeerId, seconds: float, initiated: bool) -> Exchanged:
+        return Exchanged(peer, self.bytes_sent, self.bytes_received, seconds, self.distance, initiated)
 
 
 @dataclass
@@ -104,17 +84,11 @@ class Exchanger:
     ready: Callable[[], bool] = lambda: True
     """False until the replica holds weights worth mixing."""
     pace: Pace = field(default_factory=Pace)
-    _journal: OrderedDict[bytes, bool] = field(default_factory=OrderedDict)
-    """Of the swaps that this node initiated: whether they count."""
-    _answered: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
-    """Of the swaps that others initiated: none is answered twice."""
-    _doubts: asyncio.Queue[_Doubt] = field(default_factory=lambda: asyncio.Queue(MAX_DOUBTS))
-    _num_doubts: int = 0
     _memory: Tensor | None = None
 
     def __post_init__(self) -> None:
         self.transport.serve_stream(SWAP, self._respond)
-        self.transport.serve(RESOLVE, self._resolve)
+        self.decisions = Decisions(self.transport, self.replica, self.pace, self.emit)
 
     async def swap(self, peer: PeerId) -> None:
         """Average with `peer`. Raises `PeerBusy` when either side is in another swap, and `PeerError` when the swap
@@ -131,7 +105,7 @@ class Exchanger:
             self._check(theirs.open, mine.chunk_size)
             await self._transfer(stream, lease, mine, tally, follow=False)
             await self._expect(stream, "ready", tally)
-            self._decide(exchange)
+            self.decisions.commit(exchange)
             self.replica.commit(lease)
             chaos.tell("applied", exchange, peer, lease)
             tally.applied = True
@@ -140,18 +114,12 @@ class Exchanger:
                 await self._expect(stream, "done", tally)
 
     async def settle_doubts(self) -> None:
-        """Runs beside the node: asks the initiators of swaps in doubt what became of them."""
-        while True:
-            doubt = await self._doubts.get()
-            try:
-                await self._settle(doubt)
-            finally:
-                self._num_doubts -= 1
-                self._doubts.task_done()
+        """Runs beside the node; see `Decisions`."""
+        await self.decisions.settle_doubts()
 
     async def settled(self) -> None:
         """Returns once no swap is in doubt."""
-        await self._doubts.join()
+        await self.decisions.settled()
 
     async def _respond(self, stream: Stream) -> None:
         """The responder's side of `swap`."""
@@ -159,10 +127,9 @@ class Exchanger:
             theirs = (await self._expect(stream, "open", tally)).open
             try:
                 self._check(theirs, theirs.chunk_size)
-                if theirs.exchange in self._answered:
-                    raise PeerError("replayed", f"exchange {theirs.exchange.hex()} was answered before")
+                self.decisions.check_new(theirs.exchange)
                 async with self._lease() as lease:
-                    _remember(self._answered, theirs.exchange, None)
+                    self.decisions.answer(theirs.exchange)
                     await self._answer(stream, lease, theirs, tally)
             except PeerError as error:
                 if error.reason in _REFUSALS:
@@ -184,7 +151,8 @@ class Exchanger:
             await self._send(stream, SwapMessage(ready=Ready()), tally)
             await self._expect(stream, "commit", tally)
         except BaseException as error:
-            self._set_aside(_Doubt(theirs.exchange, stream.peer, lease.out - lease.own, tally, loop.time() - started))
+            outcome = tally.outcome(stream.peer, loop.time() - started, initiated=False)
+            self.decisions.set_aside(Doubt(theirs.exchange, lease.out - lease.own, outcome))
             if isinstance(error, PeerError):
                 raise PeerError("in-doubt", str(error)) from None
             raise
@@ -246,7 +214,7 @@ class Exchanger:
             tally.squared_norm += float(torch.linalg.vector_norm(own)) ** 2
 
     async def _receive_chunk(self, stream: Stream, index: int, size: int, tally: _Tally) -> Packet:
-        frame = frames.decode(await self._receive(stream, tally))
+        frame = frames.decode(await self._receive(stream, tally, self.codec.max_nbytes(size)))
         if not isinstance(frame, frames.ChunkFrame):
             raise PeerError("malformed", f"{frame.WhichOneof('body')} where chunk {index} was due")
         if frame.index != index:
@@ -271,15 +239,16 @@ class Exchanger:
         encoded = message.SerializeToString() if isinstance(message, SwapMessage) else message
         await chaos.point("send")
         with _deadline_is_peer_error():
-            async with asyncio.timeout(self.pace.patience(stream.peer)):
+            async with asyncio.timeout(self.pace.patience(stream.peer, len(encoded))):
                 await stream.send(encoded)
         tally.bytes_sent += len(encoded)
 
-    async def _receive(self, stream: Stream, tally: _Tally) -> Bytes:
+    async def _receive(self, stream: Stream, tally: _Tally, nbytes: int = 0) -> Bytes:
+        """The next message, which may have `nbytes`."""
         loop = asyncio.get_running_loop()
         started = loop.time()
         with _deadline_is_peer_error():
-            async with asyncio.timeout(self.pace.patience(stream.peer)):
+            async with asyncio.timeout(self.pace.patience(stream.peer, nbytes)):
                 message = await stream.receive()
         await chaos.point("received")
         self.pace.observe(stream.peer, loop.time() - started)
@@ -311,70 +280,14 @@ class Exchanger:
         if len(theirs.exchange) != 16 or theirs.chunk_size != chunk_size or theirs.seed >= 1 << 63:
             raise PeerError("malformed", "bad Open")
         fits = 1 <= chunk_size <= MAX_CHUNK_SIZE and chunk_size % self.codec.granularity == 0
+        fits = fits and self.codec.max_nbytes(chunk_size) <= frames.MAX_PAYLOAD_BYTES
         if not fits or self.replica.size > chunk_size * MAX_CHUNKS:
             raise PeerError("malformed", f"chunks of {chunk_size} elements")
-
-    def _decide(self, exchange: bytes) -> None:
-        """The swap counts, unless the responder has asked meanwhile and was told that it does not."""
-        if self._journal.get(exchange) is False:
-            raise PeerError("closed", "the peer gave up")
-        _remember(self._journal, exchange, True)
-
-    async def _resolve(self, peer: PeerId, request: Bytes) -> bytes:
-        """Answer a responder in doubt. An exchange that is not committed now never will be."""
-        asked = parse(ResolveRequest(), request)
-        if len(asked.exchange) != 16:
-            raise PeerError("malformed", "an exchange id has 16 bytes")
-        if asked.exchange not in self._journal:
-            _remember(self._journal, asked.exchange, False)
-        committed = self._journal[asked.exchange]
-        outcome = ResolveReply.OUTCOME_COMMITTED if committed else ResolveReply.OUTCOME_ABORTED
-        return ResolveReply(outcome=outcome).SerializeToString()
-
-    def _set_aside(self, doubt: _Doubt) -> None:
-        self._num_doubts += 1
-        self._doubts.put_nowait(doubt)
-
-    async def _settle(self, doubt: _Doubt) -> None:
-        """Ask until there is an answer or the initiator is gone for good."""
-        await chaos.point("in doubt")
-        loop = asyncio.get_running_loop()
-        wait_s, give_up = 0.1, loop.time() + GONE_S
-        while loop.time() < give_up:
-            try:
-                request = ResolveRequest(exchange=doubt.exchange).SerializeToString()
-                reply = await self.transport.call(doubt.peer, RESOLVE, request, self.pace.patience(doubt.peer))
-                if ResolveReply.FromString(bytes(reply)).outcome == ResolveReply.OUTCOME_COMMITTED:
-                    await self._apply(doubt)
-                return
-            except DecodeError:
-                self.emit(Rejected(doubt.peer, "malformed", "not a ResolveReply"))
-            except PeerError:
-                pass  # it may be back in a moment
-            await asyncio.sleep(wait_s)
-            wait_s = min(2 * wait_s, 5.0)
-
-    async def _apply(self, doubt: _Doubt) -> None:
-        while True:
-            try:
-                lease = self.replica.lease()
-                break
-            except PeerBusy:
-                await asyncio.sleep(0.01)
-        torch.add(lease.own, doubt.correction, out=lease.out)
-        self.replica.commit(lease)
-        chaos.tell("applied", doubt.exchange, doubt.peer, lease)
-        tally = doubt.tally
-        self.emit(
-            Exchanged(
-                doubt.peer, tally.bytes_sent, tally.bytes_received, doubt.seconds, tally.distance, initiated=False
-            )
-        )
 
     @asynccontextmanager
     async def _lease(self) -> AsyncIterator[Lease]:
         """A hold on the replica that ends with the block, whether committed or not."""
-        if self._num_doubts >= MAX_DOUBTS:
+        if self.decisions.is_full:
             raise PeerBusy
         lease = self.replica.lease()
         try:
@@ -402,21 +315,13 @@ class Exchanger:
             raise
         finally:
             if tally.applied:
-                seconds = loop.time() - started
-                moved = (tally.bytes_sent, tally.bytes_received, seconds, tally.distance)
-                self.emit(Exchanged(peer, *moved, initiated))
+                self.emit(tally.outcome(peer, loop.time() - started, initiated))
 
 
 _REFUSALS = frozenset({"busy", "not-ready", "wrong-run", "wrong-model", "wrong-codec"})
 _LIES = frozenset(
     {"malformed", "oversized", "replayed", "not-finite", "too-far", "wrong-run", "wrong-model", "wrong-codec"}
 )
-
-
-def _remember(journal: OrderedDict[bytes, V], exchange: bytes, value: V) -> None:
-    journal[exchange] = value
-    while len(journal) > JOURNAL_SIZE:
-        journal.popitem(last=False)
 
 
 def chunk_size_of(codec: Codec) -> int:

@@ -1,6 +1,6 @@
 """The messages of a swap as bytes, wire-compatible with `protos/p2ptrain/v1/exchange.proto`.
 
-Small messages go through protobuf. A `Chunk` carries up to a mebibyte of payload and is framed by hand, so that the
+Small messages go through protobuf. A `Chunk` carries two mebibytes or so of payload and is framed by hand, so that the
 payload is copied once on the way out and not at all on the way in; padding lets it start where floats may.
 """
 
@@ -12,6 +12,8 @@ from p2ptrain.wire.exchange_pb2 import SwapMessage
 
 MAX_FRAME_BYTES = 5 << 20
 """No message is longer; the transport refuses longer ones before buffering them."""
+MAX_PAYLOAD_BYTES = MAX_FRAME_BYTES - 64
+"""The rest is for what is around it."""
 
 _CHUNK_TAG = 0x12  # SwapMessage.chunk: field 2, length-delimited
 _INDEX_TAG = 0x08  # Chunk.index: field 1, varint

@@ -8,11 +8,12 @@ SMOOTHING = 0.1
 TIMES = 8.0
 """A peer may take this many times as long as it usually does."""
 FLOOR_S = 3.0
-"""Never less: a busy laptop stalls for a second now and then."""
+"""Never less for each mebibyte of a message: a busy laptop stalls for a second now and then."""
 CEILING_S = 60.0
 FIRST_S = 15.0
 """For a peer that nobody has heard yet."""
 MAX_PEERS = 4096
+MEBIBYTE = 1 << 20
 
 
 @dataclass
@@ -31,9 +32,9 @@ class Pace:
         if len(self._latency_s) > MAX_PEERS:
             del self._latency_s[next(iter(self._latency_s))]
 
-    def patience(self, peer: PeerId) -> float:
-        """Seconds to wait for the next message of `peer`."""
+    def patience(self, peer: PeerId, nbytes: int = 0) -> float:
+        """Seconds to wait for the next message of `peer`, or for it to take one, of up to `nbytes`."""
         if peer not in self._latency_s:
             return FIRST_S
         mean, deviation = self._latency_s[peer]
-        return min(max(TIMES * (mean + 4 * deviation), FLOOR_S), CEILING_S)
+        return min(max(TIMES * (mean + 4 * deviation), FLOOR_S * max(1.0, nbytes / MEBIBYTE)), CEILING_S)

@@ -6,6 +6,7 @@ A component is a frozen pydantic model that *is* its own configuration, so `code
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -169,4 +170,5 @@ def place_of(item: ErrorDetails) -> tuple[str | int, ...]:
 def reason_of(item: ErrorDetails) -> str:
     """What is wrong, and the value where it fits on the line."""
     got = "" if isinstance(item["input"], dict | list | BaseModel) else f" (got {item['input']!r})"
-    return item["msg"].removeprefix("Value error, ") + got
+    hidden = re.sub(r"://[^@]*@", "://***@", got)  # a password
+    return item["msg"].removeprefix("Value error, ") + hidden

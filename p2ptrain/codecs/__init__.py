@@ -2,7 +2,7 @@
 
 Each codec is one file in this folder. A codec is pure: it keeps no state between calls, and its randomness is the
 `seed` it is given. Vectors are split into chunks before encoding (see `p2ptrain.exchange`), so a codec never sees
-more than a few hundred thousand elements at a time and may treat each chunk on its own.
+more than two million elements at a time and may treat each chunk on its own.
 """
 
 from dataclasses import dataclass

@@ -14,7 +14,7 @@ from grpc._cython import cygrpc  # the only place that names ExecuteBatchError
 
 from p2ptrain.errors import ConfigError, PeerError
 from p2ptrain.frames import MAX_FRAME_BYTES
-from p2ptrain.network.allocator import keep_freed_memory
+from p2ptrain.network.allocator import give_back_freed_memory, keep_freed_memory
 from p2ptrain.ports import Answer, Bytes, Contact, PeerId, Stream, StreamHandler
 
 _COMMON_OPTIONS: list[tuple[str, Any]] = [
@@ -105,7 +105,6 @@ class GrpcTransport:
         """Take host:port (port 0: a free one); the address bound. Raises `ConfigError` when it cannot be had.
 
         Nobody is answered before `start`: a caller waits rather than be told that a method does not exist."""
-        keep_freed_memory()
         self._server = grpc.aio.server(options=_SERVER_OPTIONS, maximum_concurrent_rpcs=_MAX_CONCURRENT_CALLS)
         self._server.add_generic_rpc_handlers((_Methods(self._methods),))
         credentials = self._security.server()
@@ -122,8 +121,9 @@ class GrpcTransport:
         return f"{listen.rpartition(':')[0]}:{port}"
 
     async def start(self) -> None:
-        """Serve."""
+        """Serve: the node is set up."""
         assert self._server is not None, "bind first"
+        give_back_freed_memory()
         await self._server.start()
 
     async def close(self, grace_s: float = 1.0) -> None:
@@ -155,6 +155,7 @@ class GrpcTransport:
 
     def serve_stream(self, method: str, handler: StreamHandler) -> None:
         async def answer(_: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+            keep_freed_memory()
             try:
                 await handler(_ServerStream(await self._caller(context), context))
             except PeerError as error:
@@ -174,6 +175,7 @@ class GrpcTransport:
 
     @asynccontextmanager
     async def stream(self, peer: PeerId, method: str, timeout_s: float) -> AsyncIterator[Stream]:
+        keep_freed_memory()
         with self._translated(peer):
             call = self._channel(peer).stream_stream(method)(timeout=timeout_s, metadata=self._metadata())
             try:

@@ -193,12 +193,11 @@ class _Statistics:
                 self._lives.add(node.life)
 
 
-def shrink(trial: Trial, own: int, fails: Callable[[Trial], bool]) -> Trial:
-    """The same failure with as few faults as can be found by leaving out one after another. `own`: so many faults are
-    the file's own, and stay."""
+def shrink(trial: Trial, fails: Callable[[Trial], bool]) -> Trial:
+    """The same failure with as few faults as can be found by leaving out one after another."""
     calm = Trial(trial.topology, interference=False)
     smallest = calm if fails(calm) else trial
-    for index in reversed(range(own, len(trial.topology.faults))):
+    for index in reversed(range(len(trial.topology.faults))):
         candidate = keep(smallest, [at for at in range(len(smallest.topology.faults)) if at != index])
         if fails(candidate):
             smallest = candidate

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from p2ptrain.exchange import GONE_S
+from p2ptrain.decisions import GONE_S
 from p2ptrain.simulation.loop import NODE
 from p2ptrain.simulation.world import SimulatedNode, World
 from p2ptrain.swarm.view import MISSES_MAX

@@ -8,7 +8,6 @@ import asyncio
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
@@ -127,15 +126,17 @@ class World:
     async def run(self, limit_s: float = 24 * 3600.0) -> None:
         """From the first start to the last end. Raises `Hang` with who waits where when that takes too long, and what
         observers of events raise."""
+        swarm = asyncio.ensure_future(self._run())
         try:
-            async with asyncio.timeout(limit_s), asyncio.TaskGroup() as group:
-                swarm = group.create_task(self._run())
-                swarm.add_done_callback(lambda _: self._failure.cancel())
-                with suppress(asyncio.CancelledError):
-                    await self._failure
-        except* TimeoutError:
-            raise Hang(f"not over after {limit_s:g} s; these wait: {self.loop.waiting()}") from None
+            done, _ = await asyncio.wait([swarm, self._failure], timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                raise Hang(f"not over after {limit_s:g} s; these wait: {self.loop.waiting()}")
+            for one in done:
+                one.result()
         finally:
+            self._failure.cancel()
+            swarm.cancel()
+            await asyncio.gather(swarm, return_exceptions=True)
             await self._clear()
 
     async def _run(self) -> None:

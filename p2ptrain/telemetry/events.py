@@ -5,6 +5,7 @@ Times are seconds of the runtime's clock since the run began; they and the node'
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,6 +171,11 @@ class Faulted(Event):
 
 
 @dataclass(frozen=True)
+class Offline(Event):
+    """Said by a broker, not by the node: it has lost the node, which has not said goodbye."""
+
+
+@dataclass(frozen=True)
 class Stamped:
     """An event with where and when."""
 
@@ -189,15 +195,30 @@ def to_json(stamped: Stamped) -> str:
 
 
 def from_json(line: str) -> Stamped:
-    """The inverse of `to_json`; raises `ValueError` on anything else."""
-    body: dict[str, Any] = json.loads(line)
+    """The inverse of `to_json`; raises `ValueError` on anything else, as lines also come from the network."""
     try:
+        body: dict[str, Any] = json.loads(line)
         time, node, cls = body.pop("time"), body.pop("node"), _TYPES[body.pop("event")]
         fields = {field.name: field.type for field in dataclasses.fields(cls)}
-        values = {key: float("nan") if value is None and fields[key] is float else value for key, value in body.items()}
-        return Stamped(node, time, cls(**values))
-    except (KeyError, TypeError, AttributeError) as error:
+        values = {key: _typed(value, fields[key]) for key, value in body.items()}
+        if not isinstance(node, str) or not math.isfinite(time):
+            raise TypeError("no place or no time")
+        return Stamped(node, float(time), cls(**values))
+    except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"not an event: {line[:200]}") from error
+
+
+def _typed(value: Any, kind: Any) -> Any:
+    """A JSON value as a field's type; integers that a machine's word does not hold would overflow elsewhere."""
+    if isinstance(value, int) and abs(value) >= 1 << 63:
+        raise OverflowError
+    if value is None and kind is float:
+        return math.nan
+    if isinstance(value, int) and kind in (float, float | None):
+        return float(value)
+    if not isinstance(value, kind):
+        raise TypeError(f"{value!r} is no {kind}")
+    return value
 
 
 def _finite(value: Any) -> Any:

@@ -23,7 +23,7 @@ SMOOTHING = 0.05
 MARK_EVERY_S = 1.0
 NUM_MARKS = 8
 
-Phase = Literal["starting", "fetching", "training", "finished", "stopped", "dead"]
+Phase = Literal["starting", "fetching", "training", "finished", "stopped", "dead", "offline"]
 Point = tuple[float, ...]
 Counts = Mapping[str, int]
 
@@ -110,12 +110,12 @@ class NodeState:
 
     @property
     def alive(self) -> bool:
-        """A node that left in order is alive in this sense; one whose process died is not."""
-        return self.phase != "dead"
+        """A node that left in order is alive in this sense; one whose process died, or that a broker lost, is not."""
+        return self.phase not in ("dead", "offline")
 
     @property
     def running(self) -> bool:
-        return self.phase not in ("dead", "stopped")
+        return self.phase not in ("dead", "offline", "stopped")
 
     @property
     def num_failed(self) -> int:
@@ -141,7 +141,7 @@ class Note:
     time: float
     node: str
     level: Literal["info", "warning", "error"]
-    kind: Literal["noted", "rejected", "died", "restarted", "faulted"]
+    kind: Literal["noted", "rejected", "died", "restarted", "faulted", "offline"]
     message: str
 
 
@@ -306,6 +306,11 @@ def _(event: events.Died, node: NodeState, time: float) -> NodeState:
 
 
 @_fold.register
+def _(event: events.Offline, node: NodeState, time: float) -> NodeState:
+    return replace(node, phase="offline", peers=frozenset())
+
+
+@_fold.register
 def _(event: events.Restarted, node: NodeState, time: float) -> NodeState:
     return replace(
         node, phase="starting", exit_code=None, digest=None, peers=frozenset(), saw=frozenset(), marks=(),
@@ -373,6 +378,8 @@ def _note(state: SwarmState, before: NodeState, stamped: Stamped) -> Note | None
             return Note(time, node, "warning", "rejected", message)
         case events.Died():
             return Note(time, node, "error", "died", f"died ({describe_exit(event.code)})")
+        case events.Offline():
+            return Note(time, node, "error", "offline", "went offline without a goodbye")
         case events.Restarted():
             return Note(time, node, "info", "restarted", "starts again")
     return None

@@ -64,7 +64,8 @@ def capture(trainer: Trainer, run: str, time_unix_s: float) -> Checkpoint:
     trainer.replica.settle()
     tensors: dict[str, Tensor] = {}
     scalars: dict[str, Scalar] = {f"scaler/{key}": value for key, value in trainer.scaler.state_dict().items()}
-    for index, state in trainer.optimizer.state_dict()["state"].items():
+    states = trainer.optimizer.state_dict()["state"] if trainer.has_optimizer else {}
+    for index, state in states.items():
         for key, value in state.items():
             if isinstance(value, Tensor):
                 tensors[f"optimizer/{index}/{key}"] = _copy(value)
@@ -174,7 +175,7 @@ def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
 
 
 def _describe_optimizer(trainer: Trainer) -> str:
-    return f"{type(trainer.optimizer).__name__} {json.dumps(trainer.recipe.options, sort_keys=True, default=str)}"
+    return f"{trainer.optimizer_name} {json.dumps(trainer.recipe.options, sort_keys=True, default=str)}"
 
 
 def _integer_buffers(trainer: Trainer) -> list[tuple[str, Tensor]]:

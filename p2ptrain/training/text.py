@@ -3,7 +3,6 @@
 import os
 import sysconfig
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +23,8 @@ _NOT_PROSE = {
 """Folders of the standard library that are absent on some machines, or tables rather than programs."""
 
 
-@lru_cache(maxsize=4)
 def read(source: Path | None, max_bytes: int) -> np.ndarray:
-    """(n,) uint8, n <= max_bytes, read-only: the files in order of their paths. Read once per process.
+    """(n,) uint8, n <= max_bytes, read-only: the files in order of their paths.
 
     Raises `ConfigError` when there is nothing to read."""
     root = Path(sysconfig.get_paths()["stdlib"]) if source is None else source
@@ -52,10 +50,16 @@ def _files(root: Path, ending: str) -> Iterator[Path]:
 
 
 def _concatenate(files: Iterator[Path], max_bytes: int) -> np.ndarray:
-    text = bytearray()
-    for path in files:
-        with path.open("rb") as file:
-            text += file.read(max_bytes - len(text))
-        if len(text) >= max_bytes:
+    found = list(files)
+    size = min(max_bytes, sum(path.stat().st_size for path in found))
+    text = bytearray(size)  # read into its place: neither pieces nor a second copy
+    length = 0
+    for path in found:
+        with path.open("rb", buffering=0) as file:
+            while length < size and (got := file.readinto(memoryview(text)[length:])):
+                length += got
+        if length == size:
             break
-    return np.frombuffer(bytes(text), dtype=np.uint8)
+    content = np.frombuffer(text, np.uint8, length)
+    content.flags.writeable = False
+    return content

@@ -15,9 +15,10 @@ import pytest
 import torch
 from bad_peers import CHUNK, NUM_CHUNKS, Call, Honest, Liar, Served
 
-from p2ptrain import exchange, pace
+from p2ptrain import decisions, pace
+from p2ptrain.decisions import MAX_DOUBTS, RESOLVE
 from p2ptrain.errors import PeerError
-from p2ptrain.exchange import MAX_CHUNK_SIZE, RESOLVE
+from p2ptrain.exchange import MAX_CHUNK_SIZE
 from p2ptrain.frames import MAX_FRAME_BYTES
 from p2ptrain.wire.exchange_pb2 import Chunk, Commit, Done, Open, Ready, Refuse, ResolveReply, SwapMessage
 
@@ -30,7 +31,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Patience of well under a second."""
     monkeypatch.setattr(pace, "FIRST_S", 0.5)
     monkeypatch.setattr(pace, "FLOOR_S", 0.5)
-    monkeypatch.setattr(exchange, "GONE_S", 0.2)
+    monkeypatch.setattr(decisions, "GONE_S", 0.2)
 
 
 @pytest.fixture
@@ -339,7 +340,7 @@ async def test_peers_that_never_answer_for_their_swaps_do_not_keep_others_out(
     victim: Honest, friend: Honest, liar: Liar
 ) -> None:
     """Alive, but silent when asked whether they committed: after a while their swaps are forgotten."""
-    for _ in range(exchange.MAX_DOUBTS):
+    for _ in range(MAX_DOUBTS):
         failures = len(victim.reasons(liar.me))
         async with liar.calling(victim) as call:
             await call.until_ready()

@@ -145,7 +145,7 @@ async def test_we_call_it(ours: Honest, stranger: Stranger) -> None:
 async def test_it_asks_what_became_of_a_swap(ours: Honest, stranger: Stranger) -> None:
     assert await stranger.ask_resolve(ours, bytes(16)) == exchange_pb2.ResolveReply.OUTCOME_ABORTED
     await ours.exchanger.swap(stranger.me)
-    (exchange,) = [name for name, committed in ours.exchanger._journal.items() if committed]
+    (exchange,) = [name for name, committed in ours.exchanger.decisions._journal.items() if committed]
     assert await stranger.ask_resolve(ours, exchange) == exchange_pb2.ResolveReply.OUTCOME_COMMITTED
     with pytest.raises(grpc.aio.AioRpcError):
         await stranger.ask_resolve(ours, b"short")

@@ -58,6 +58,7 @@ def good(tmp_path: Path) -> Path:
         ),
         ("task: digits", "task: ./none.py", r"bad.yaml:3: run.task: no task file at none.py.*"),
         ("  steps: 10\n", "", r"bad.yaml:2: run: give steps or seconds.*"),
+        ("nodes:", "node: {mqtt: 'http://user:secret@h'}\nnodes:", r"bad.yaml:.*mqtt: expected mqtt://(?!.*secret).*"),
         ("count: 2", "device: pdp11", r"bad.yaml:6: nodes.0.device: unknown device profile.*"),
         ("count: 2", "count: 3000", r"bad.yaml: data.shards: 3000 parts of .*"),
         ("nodes:", "node: {home: x}\nnodes:", r"bad.yaml: node.home: every node has its own.*"),

@@ -46,12 +46,14 @@ def exchanged(distance: float = 0.1, peer: str = "bb" * 16) -> Event:
         ([STARTED, events.Finished(1), events.Stopped(1, "ab")], "stopped"),
         ([STARTED, events.Died(-9)], "dead"),
         ([STARTED, events.Died(-9), events.Restarted()], "starting"),
+        ([STARTED, events.Offline()], "offline"),
+        ([STARTED, events.Offline(), events.Stepped(1, 1.0, 0.1)], "training"),
     ],
 )
 def test_phases(happened: list[Event], phase: str) -> None:
     state = fold((Stamped("n", 0.0, event) for event in happened), expecting(["n"]))
     assert state.nodes["n"].phase == phase
-    assert state.num_alive == (phase != "dead")
+    assert state.num_alive == (phase not in ("dead", "offline"))
 
 
 def test_counters() -> None:

@@ -1,4 +1,6 @@
 import math
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -169,6 +171,34 @@ def test_optimizers_by_name(name: str) -> None:
 def test_wrong_optimizers_are_the_users_mistake(recipe: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         digits(**recipe)
+
+
+def test_a_trainer_that_waits_has_checked_its_optimizer_without_making_one() -> None:
+    script = """
+import sys
+import numpy as np
+from p2ptrain.errors import ConfigError
+from p2ptrain.training.replica import Replica
+from p2ptrain.training.tasks.digits import Digits
+from p2ptrain.training.trainer import Recipe, Trainer
+
+task = Digits()
+replica = Replica(task.model(0))
+trainer = Trainer(task, replica, np.arange(9), Recipe(optimizer="AdamW"), seed=0, slot=0)
+try:
+    Trainer(task, replica, np.arange(9), Recipe(optimizer="AdamW", options={"betas": [2, 2]}), seed=0, slot=0)
+except ConfigError as error:
+    print(error)
+print(trainer.has_optimizer, "torch._dynamo" in sys.modules)
+trainer.step()
+print(trainer.has_optimizer)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines() == [
+        "optimizer AdamW: Invalid beta parameter at index 0: 2",
+        "False False",
+        "True",
+    ]
 
 
 def test_a_lease_across_steps_neither_stops_training_nor_changes() -> None:

@@ -80,23 +80,21 @@ class CharLM(Task):
         return np.arange(num_blocks, dtype=np.int64) * REGIONS // num_blocks
 
     def batch(self, examples: np.ndarray, rng: np.random.Generator) -> Batch:
-        corpus = self._corpus()
-        blocks = corpus.blocks[rng.choice(examples, self.batch_size)]
-        return _windows(corpus.text, blocks + rng.integers(0, BLOCK - self.context, self.batch_size), self.context)
+        blocks = self._corpus().blocks[rng.choice(examples, self.batch_size)]
+        return _windows(self._text(), blocks + rng.integers(0, BLOCK - self.context, self.batch_size), self.context)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         inputs, targets = batch
         return functional.cross_entropy(model(inputs).float().view(-1, VOCABULARY), targets.view(-1))
 
     def evaluate(self, model: nn.Module) -> Metrics:
-        corpus = self._corpus()
         offsets = np.arange(0, BLOCK - self.context, self.context)
-        starts = (corpus.held_out[:, None] + offsets).ravel()
+        starts = (self._corpus().held_out[:, None] + offsets).ravel()
         num_windows = min(len(starts), EVALUATED_BYTES // self.context)
         starts = starts[np.linspace(0, len(starts) - 1, num_windows).astype(np.int64)]
         device, losses, hits = device_of(model), 0.0, 0
         for part in np.array_split(starts, math.ceil(num_windows / 32)):
-            inputs, targets = (tensor.to(device) for tensor in _windows(corpus.text, part, self.context))
+            inputs, targets = (tensor.to(device) for tensor in _windows(self._text(), part, self.context))
             logits = model(inputs).float()
             losses += functional.cross_entropy(logits.view(-1, VOCABULARY), targets.view(-1), reduction="sum").item()
             hits += int((logits.argmax(-1) == targets).sum())
@@ -106,16 +104,21 @@ class CharLM(Task):
     def _corpus(self) -> "Corpus":
         return _cut(self.text, self.max_bytes)
 
+    def _text(self) -> np.ndarray:
+        return _kept(self.text, self.max_bytes)
+
 
 class Corpus(NamedTuple):
-    """A text, and where its blocks begin."""
+    """Where the blocks of a text begin."""
 
-    text: np.ndarray
-    """(n,) uint8."""
     blocks: np.ndarray
     """(m,) int64, for training."""
     held_out: np.ndarray
     """(k,) int64."""
+
+
+_kept = lru_cache(maxsize=4)(read)
+"""The text itself, from the first batch on: a node that waits knows its blocks and does without."""
 
 
 @lru_cache(maxsize=4)
@@ -127,7 +130,7 @@ def _cut(source: Path | None, max_bytes: int) -> Corpus:
         raise ConfigError(f"text: {len(content)} bytes are too few; give at least {10 * BLOCK}")
     blocks_per_unit = min(HELD_OUT_UNIT // BLOCK, len(starts) // 10)
     held_out = np.arange(len(starts)) // blocks_per_unit % 10 == 9
-    return Corpus(content, starts[~held_out], starts[held_out])
+    return Corpus(starts[~held_out], starts[held_out])
 
 
 def _windows(content: np.ndarray, starts: np.ndarray, context: int) -> Batch:
