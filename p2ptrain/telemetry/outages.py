@@ -151,7 +151,7 @@ def _begin(found: tuple[Outage, ...], state: "SwarmState", time: float, event: F
         case "kill" | "stop" | "pause" | "tear":
             names = frozenset(event.whom.split())
             peers = {state.nodes[name].peer for name in names & state.nodes.keys()}
-            watchers = [node for node in state.nodes.values() if node.running and node.name not in names]
+            watchers = [node for node in state.nodes.values() if node.name not in names]
             unaware = frozenset((node.name, peer) for node in watchers for peer in node.peers & peers)
             return Gone(*known, unaware=unaware, away=names)
         case "shape" | "reset":

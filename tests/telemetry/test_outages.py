@@ -100,7 +100,7 @@ def test_what_was_said_before_it_arrives_late_and_counts_for_nothing() -> None:
 def test_of_several_the_last_counts() -> None:
     kill = fault(10, "kill", "c", "d")
     notice = [left(t, n, o) for t, n, o in ((12, "a", "c"), (12, "b", "c"), (13, "a", "d"), (15, "b", "d"))]
-    back = [started(20, "c"), started(21, "d"), exchanged(22, "c", "a")]
+    back = [started(20, "c"), exchanged(21, "c", "a"), started(22, "d"), exchanged(23, "c", "a")]
     assert times(kill, died(10, "c"), died(10, "d"), *notice, *back) == (5, None)
     assert times(kill, died(10, "c"), died(10, "d"), *notice, *back, exchanged(30, "d", "a")) == (5, 20)
 

@@ -27,13 +27,13 @@ def test_default_holds_everywhere_and_later_words_win_field_by_field() -> None:
             "default": {"latency": "10ms", "loss": "1%", "bandwidth": "1mbit"},
             "eu": {"latency": "1ms"},
             "eu-us": {"latency": "90ms"},
-            "us>eu": {"loss": "5%"},
+            "us>eu": {"latency": "95ms", "loss": "5%"},
         }
     )
     assert file.link(EU) == Link(latency=0.001, loss=0.01, bandwidth=1e6)
     assert file.link(US) == Link(latency=0.01, loss=0.01, bandwidth=1e6)
     assert file.link(ACROSS) == Link(latency=0.09, loss=0.01, bandwidth=1e6)
-    assert file.link(BACK) == Link(latency=0.09, loss=0.05, bandwidth=1e6)
+    assert file.link(BACK) == Link(latency=0.095, loss=0.05, bandwidth=1e6)
 
 
 def test_two_sites_may_be_written_in_either_order() -> None:
@@ -76,6 +76,14 @@ def test_faults_in_force_lie_over_each_other_and_the_latest_wins() -> None:
     ]
     assert [at for at, _ in links_over_time(file, BACK)] == [2, 3, 6, 13]
     assert links_over_time(file, EU) == []
+
+
+def test_of_two_faults_on_the_same_link_the_one_that_ends_goes() -> None:
+    way = {"from": "node-0", "to": "node-2"}
+    long = {"at": 1, "degrade": way, "link": {"latency": 1}, "for": 9}
+    short = {"at": 2, "degrade": way, "link": {"latency": 2}, "for": 1}
+    found = links_over_time(topology({}, long, short), ACROSS)
+    assert [(at, link.latency) for at, link in found] == [(1, 1), (2, 2), (3, 1), (10, 0)]
 
 
 def test_a_flapping_link_ends_each_of_its_own_cuts() -> None:
