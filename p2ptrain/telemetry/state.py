@@ -341,8 +341,8 @@ def _count(counts: Counts, key: str, max_keys: int = MAX_REASONS) -> Counts:
 def _befall(state: SwarmState, stamped: Stamped, event: events.Faulted) -> SwarmState:
     notes = (*state.notes, Note(stamped.time, stamped.node, "info", "faulted", event.what))[-MAX_NOTES:]
     nodes = dict(state.nodes)
-    for name in event.whom.split() if event.verb == "stop" else ():
-        nodes[name] = replace(nodes.get(name, NodeState(name)), sent_away=True)
+    for name in nodes.keys() & set(event.whom.split() if event.verb == "stop" else ()):
+        nodes[name] = replace(nodes[name], sent_away=True)
     return replace(state, nodes=nodes, notes=notes, faults=(*state.faults, stamped)[:MAX_FAULTS])
 
 
