@@ -346,8 +346,8 @@ def _of_swarm(state: SwarmState, stamped: Stamped) -> SwarmState:
     if not isinstance(stamped.event, events.Faulted):
         return state
     nodes = dict(state.nodes)
-    for name in stamped.event.whom.split() if stamped.event.verb == "stop" else ():
-        nodes[name] = replace(nodes.get(name, NodeState(name)), sent_away=True)
+    for name in nodes.keys() & set(stamped.event.whom.split() if stamped.event.verb == "stop" else ()):
+        nodes[name] = replace(nodes[name], sent_away=True)
     return replace(state, nodes=nodes, faults=(*state.faults, stamped)[:MAX_FAULTS])
 
 
