@@ -8,7 +8,8 @@ bound to the last CPU. Blocks of steps take turns:
     nothing          only trains
     without pause    int8 swaps over TLS, one after the other
     plain TCP        threads of this process send and receive as many bytes per second as the block before, in as many
-                     portions, both ways at once, and do nothing with them
+                     portions, both ways at once, and do nothing with them; they do not give way to training as a
+                     node's threads do
     one in four      an int8 swap each four steps, which is what gossip does by default
 
 Slowdowns are the ratios of the medians of each round's blocks. Where a step's time goes, on Linux: on a CPU, ready to
@@ -22,6 +23,7 @@ import socket
 import statistics
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -36,7 +38,7 @@ from benchmarks import common
 from benchmarks.pair import Side
 from p2ptrain.errors import PeerError
 from p2ptrain.telemetry.events import Event, Exchanged
-from p2ptrain.training.compute import ThreadCompute
+from p2ptrain.training.compute import ThreadCompute, give_way
 from p2ptrain.training.tasks import Batch, Task
 from p2ptrain.training.trainer import Trainer
 
@@ -108,18 +110,18 @@ class Counter:
 class Plain:
     """One end of a plain connection that moves portions both ways."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, threads: ThreadPoolExecutor) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._connection = connection
+        self.threads = threads
         self._outgoing = memoryview(bytearray(PART))
         self._incoming = memoryview(bytearray(PART))
 
     def swap(self, size: int) -> None:
-        sender = threading.Thread(target=self._send, args=(size,))
-        sender.start()
+        sent = self.threads.submit(self._send, size)
         for length in _parts(size):
             self.receive(length)
-        sender.join()
+        sent.result()
 
     def receive(self, length: int) -> bytes:
         got = 0
@@ -138,6 +140,14 @@ class Plain:
             self._connection.sendall(self._outgoing[:length])
 
 
+def _two_threads() -> ThreadPoolExecutor:
+    """They exist, with the priority of a thread that has not given way."""
+    threads, both = ThreadPoolExecutor(2), threading.Barrier(2)
+    for started in [threads.submit(both.wait) for _ in range(2)]:
+        started.result()
+    return threads
+
+
 def _parts(size: int) -> list[int]:
     return [min(PART, size - start) for start in range(0, size, PART)]
 
@@ -145,17 +155,16 @@ def _parts(size: int) -> list[int]:
 class Bench:
     """The training process."""
 
-    def __init__(self, side: Side, trainer: Trainer, plain: Plain, block: int) -> None:
-        self.side, self.plain, self.block = side, plain, block
+    def __init__(self, compute: ThreadCompute, side: Side, trainer: Trainer, plain: Plain, block: int) -> None:
+        self.compute, self.side, self.plain, self.block = compute, side, plain, block
         self.trainer = trainer
         self.counter = Counter(side)
-        self.compute = ThreadCompute(threads=1)
         self.last = Block([], 0.0, 0.0, 0.0)
         self._stop = threading.Event()
 
     async def run(self, name: str) -> Block:
         self._stop.clear()
-        cases = {OURS: self._without_pause, PLAIN: lambda: asyncio.to_thread(self._plain)}
+        cases = {OURS: self._without_pause, PLAIN: self._beside_plain}
         beside = asyncio.ensure_future(cases[name]()) if name in cases else None
         await asyncio.sleep(0.3)
         swaps, moved, begun = self.counter.swaps, self.counter.moved, time.perf_counter()
@@ -200,6 +209,9 @@ class Bench:
         except PeerError:  # busy: the compute thread is copying
             await asyncio.sleep(0.001)
 
+    async def _beside_plain(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self.plain.threads, self._plain)
+
     def _plain(self) -> None:
         """In portions of one swap's bytes, at the pace of the block before."""
         portion = int(self.last.bytes_per_s / self.last.swaps_per_s / 2)
@@ -218,6 +230,8 @@ def _peer(pipe: Connection, home: Path) -> None:
     """The other process: answers swaps and plain portions."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
+    threads = _two_threads()
+    give_way()
 
     def echo(plain: Plain) -> None:
         with suppress(EOFError, OSError):
@@ -231,23 +245,27 @@ def _peer(pipe: Connection, home: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
             pipe.send(server.getsockname()[1])
             connection, _ = server.accept()
-        threading.Thread(target=echo, args=(Plain(connection),), daemon=True).start()
+        threads.submit(echo, Plain(connection, threads))
         pipe.send("ready")
         with suppress(EOFError):
             await asyncio.to_thread(pipe.recv)
+        connection.shutdown(socket.SHUT_RDWR)
         await side.close()
 
     asyncio.run(serve())
 
 
 async def _measure(pipe: Connection, home: Path, repeats: int, block: int) -> dict[str, list[Block]]:
-    task = Wide()
+    task, threads = Wide(), _two_threads()
+    compute = ThreadCompute(threads=1)
+    give_way()
     side = Side(home, 1, "int8", tls=True, module=task.model(0))
     trainer = Trainer(task, side.replica, np.arange(1), seed=0, slot=0)
     pipe.send(await side.start())
     side.meet(await asyncio.to_thread(pipe.recv))
     port = await asyncio.to_thread(pipe.recv)
-    bench = Bench(side, trainer, Plain(socket.create_connection(("127.0.0.1", port))), block)
+    plain = Plain(socket.create_connection(("127.0.0.1", port)), threads)
+    bench = Bench(compute, side, trainer, plain, block)
     await asyncio.to_thread(pipe.recv)
     blocks: dict[str, list[Block]] = {name: [] for name in (NOTHING, OURS, PLAIN, ORDINARY)}
     for turn in range(repeats + 1):

@@ -106,19 +106,18 @@ def up(
         if runtime not in ("sim", "process"):
             raise ConfigError(f"--runtime {runtime} is unknown; there is sim and process")
         from node import up as runner
-        from p2ptrain.config import load
+        from p2ptrain.config import load, placed
         from p2ptrain.topology import Topology
 
         topology = load(file, Topology, {**_overrides(settings), **({} if seed is None else {"run.seed": seed})})
         folder = out or Path("runs") / f"{topology.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-        if runtime != "sim" and (reason := next(topology.only_simulated(), None)):
-            raise ConfigError(f"{reason}; it takes --runtime sim")
         if runtime == "sim":
             from node import simulated
 
             code = simulated.up(topology, folder, runner.terminal())
         else:
-            code = asyncio.run(runner.up(topology, folder))
+            with placed(file):
+                code = asyncio.run(runner.up(topology, folder))
     if show:
         import webbrowser
 
@@ -178,10 +177,11 @@ def node(
     epoch: Annotated[float | None, typer.Option("--epoch", hidden=True)] = None,
 ) -> None:
     """Run one daemon until its training is over or it is asked to leave."""
+    orders = None
     if leash:
         from node.leash import hold
 
-        hold()
+        orders = hold()
     own = {"name": name, "listen": listen, "announce": announce, "bootstrap": bootstrap, "key": key, "device": device}
     given = {f"node.{option}": value for option, value in own.items() if value}
     given |= {"node.home": str(home)} if home else {}
@@ -192,7 +192,7 @@ def node(
 
         overrides = {**given, **_overrides(settings)}
         file = load(config, NodeFile, overrides) if config else single.from_options(overrides)
-        code = single.run(file, epoch, json)
+        code = single.run(file, epoch, json, orders)
     raise typer.Exit(code)
 
 

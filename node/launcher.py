@@ -1,27 +1,30 @@
 """The process runtime: each node of a topology is a daemon of its own on this machine, reached over loopback.
 
-`Swarm` is also what the process-level tests drive: real kills, real restarts.
+`Swarm` is also what the process-level tests drive: real kills, real restarts, real links through `node.fault_proxy`.
 """
 
 import asyncio
-import contextlib
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
 from node import resolve
+from node.fault_proxy import FaultProxy
+from node.process import Process
 from p2ptrain.config import NodeFile
+from p2ptrain.faults import carry_out
 from p2ptrain.telemetry import sinks
 from p2ptrain.telemetry.events import Died, Event, Noted, Restarted, Stamped, from_json
 from p2ptrain.telemetry.state import SwarmState, apply, expecting
 from p2ptrain.topology import Topology
+from p2ptrain.topology.links import Link, Pair
 
-MAX_LINE = 1 << 20
 DRAIN_S = 25.0
 """From SIGTERM to SIGKILL."""
 LINGER_S = 60.0
@@ -29,6 +32,8 @@ LINGER_S = 60.0
 CLEAN = (0, 130)
 PROGRAM = (sys.executable, "-m", "node")
 TAIL_LINES = 15
+DROPPED_MAX = 5
+"""So many faults that came too late are named."""
 _HERE = Path(__file__).resolve().parent.parent
 SOURCE_TREE = str(_HERE) if (_HERE / "pyproject.toml").is_file() else None
 """Where the daemons import us from when we are not installed."""
@@ -36,38 +41,39 @@ SOURCE_TREE = str(_HERE) if (_HERE / "pyproject.toml").is_file() else None
 OnEvent = Callable[[Stamped, SwarmState], None]
 
 
-@dataclass
-class _Running:
-    """One process and what reads from it."""
-
-    process: asyncio.subprocess.Process
-    leash: int
-    """The writing end of its standard input: closing it tells the node to go."""
-    asked: bool = False
-    """It was told to stop, so its end is no surprise."""
-    watcher: asyncio.Task[None] | None = None
-
-
 class Swarm:
-    """Daemon processes and the fold of what they say. Leaving `async with Swarm(...)` kills what still runs."""
+    """Daemon processes, what befalls them, and the fold of what they say. Implements `p2ptrain.faults.Runtime`.
+
+    Leaving `async with Swarm(...)` kills what still runs."""
 
     def __init__(self, topology: Topology, out: Path, on_event: OnEvent | None = None) -> None:
         """Finds what can be wrong, and takes the ports; raises `ConfigError`. Nothing is started yet."""
         self.topology, self.out = topology, out
         resolve.check(topology)
+        resolve.check_real(topology)
         self.files = resolve.node_files(topology, out)
         resolve.prepare(out)
         self.state = expecting(self.files)
         self.epoch_unix_s = time.time()
         self._started = time.monotonic()
         self.on_event = on_event
-        self._running: dict[str, _Running] = {}
+        self._processes: dict[str, Process] = {}
+        self._watchers: dict[str, asyncio.Task[None]] = {}
         self._waiting: list[tuple[Callable[[SwarmState], bool], asyncio.Future[None]]] = []
         self._log: sinks.Lines | None = None
+        self._proxy: FaultProxy | None = None
+        self._skews: dict[str, float] = {}
+        self._late = {name: group.starts for name, group in topology.members() if group.starts > 0}
+        """Who is to be started for the first time, and when."""
+        self._ahead = deque(topology.plan())
+        self._due: set[str] = set()
+        """Whose start, one of the faults, has come, but is not yet done."""
+        self._turns = defaultdict[str, asyncio.Lock](asyncio.Lock)
+        self._faults: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "Swarm":
         try:
-            await self.start()
+            await self.bring_up()
         except BaseException:
             await self.close()
             raise
@@ -86,13 +92,13 @@ class Swarm:
     @property
     def running(self) -> list[str]:
         """Names of the nodes whose process has not ended."""
-        return [name for name, running in self._running.items() if running.process.returncode is None]
+        return [name for name, process in self._processes.items() if process.runs]
 
     def home(self, name: str) -> Path:
         return self.files[name].node.home
 
     def pid(self, name: str) -> int:
-        return self._running[name].process.pid
+        return self._processes[name].pid
 
     def log_tail(self, name: str) -> list[str]:
         """The last lines that the node wrote to standard error."""
@@ -103,24 +109,48 @@ class Swarm:
         except OSError:
             return []
 
-    async def start(self) -> None:
+    async def bring_up(self) -> None:
+        """All but the late ones; from now on, the faults of the topology come at their times."""
         resolve.save(self.out / "topology.yaml", self.topology)
         self._log = sinks.to_file(self.out / "events.jsonl")
-        for name in self.files:
-            await self._spawn(name, self.files[name])
+        if resolve.models_links(self.topology):
+            ports = {int(file.node.listen.rpartition(":")[2]): name for name, file in self.files.items()}
+            self._proxy = FaultProxy(self.topology, ports)
+            for name, proxy in (await self._proxy.start()).items():
+                self.files[name] = resolve.with_node(self.files[name], proxy=proxy)
+        for name, file in self.files.items():
+            if name not in self._late:
+                await self._spawn(name, file)
+        self._faults = asyncio.create_task(self._run_faults())
+        self._faults.add_done_callback(self._task_ended)
+
+    async def _run_faults(self) -> None:
+        async def start_late(name: str, at: float) -> None:
+            await asyncio.sleep(at - self.now)
+            await self.start(name)
+
+        async with asyncio.TaskGroup() as group:
+            for name, at in self._late.items():
+                group.create_task(start_late(name, at))
+            await carry_out(self.topology, self, lambda: self.now, self._begin)
+
+    def _begin(self, event: Event) -> None:
+        deed = self._ahead.popleft()  # `carry_out` takes them from the same plan, in the same order
+        if deed.verb == "start":
+            self._due.update(deed.nodes)
+        self._fold("", event)
 
     async def kill(self, name: str) -> None:
         """As a power cut: SIGKILL to the daemon and its helpers."""
         if name in self.running:
-            _signal_group(self.pid(name), signal.SIGKILL)
+            self._processes[name].kill()
         await self._ended(name)
 
     async def stop(self, name: str, timeout_s: float = DRAIN_S) -> None:
         """Ask the node to leave in order; kill it when it does not."""
-        running = self._running[name]
-        running.asked = True
-        if running.process.returncode is None:
-            running.process.send_signal(signal.SIGTERM)
+        if name in self.running:
+            self._processes[name].ask_to_leave()
+            await self._processes[name].resume()
         try:
             async with asyncio.timeout(timeout_s):
                 await self._ended(name)
@@ -128,15 +158,67 @@ class Swarm:
             self._fold(name, Noted("error", f"did not stop within {timeout_s:g} s, killed"))
             await self.kill(name)
 
-    async def restart(self, name: str) -> None:
-        """A new process in the same home, after stopping one that still runs. It looks for the nodes that live now."""
-        if name in self.running:
-            await self.stop(name)
+    async def start(self, name: str) -> None:
+        """A new process in the same home, unless one runs or has trained to the end. It looks for those that live."""
+        async with self._turns[name]:
+            if name not in self.running:
+                await self._ended(name)
+                await self._start(name)
+        self._late.pop(name, None)
+        self._due.discard(name)
+
+    async def _start(self, name: str) -> None:
+        if self._is_over(name):
+            self._fold(name, Noted("info", "has trained to the end, and is not started again"))
+            return
+        if name in self._processes:
+            self._fold(name, Restarted())
         others = [self.files[other].node.listen for other in self.running][:3]
         file = self.files[name]
         bootstrap = tuple(dict.fromkeys((*others, *file.node.bootstrap)))
-        self._fold(name, Restarted())
         await self._spawn(name, resolve.with_node(file, bootstrap=bootstrap))
+
+    async def restart(self, name: str) -> None:
+        """`start` after stopping one that still runs."""
+        if name in self.running:
+            await self.stop(name)
+        await self.start(name)
+
+    async def pause(self, name: str) -> None:
+        """SIGSTOP to the daemon and its helpers."""
+        if name in self.running:
+            await self._processes[name].pause()
+
+    async def resume(self, name: str) -> None:
+        if name in self.running:
+            await self._processes[name].resume()
+
+    async def tear(self, name: str) -> None:
+        """Have the node kill itself in the middle of its next checkpoint; kill it when none comes."""
+        if name not in self.running:
+            return
+        self._processes[name].asked = True
+        self._processes[name].order("tear")
+        timeout_s = 2 * self.files[name].node.checkpoint_every + DRAIN_S
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._ended(name)
+        except TimeoutError:
+            self._fold(name, Noted("warning", f"wrote nothing within {timeout_s:g} s that could be torn, killed"))
+            await self.kill(name)
+
+    async def skew(self, name: str, seconds: float) -> None:
+        self._skews[name] = seconds
+        if name in self.running:
+            self._processes[name].order(f"skew {seconds}")
+
+    async def shape(self, links: Mapping[Pair, Link]) -> None:
+        assert self._proxy, "for links there is a proxy"
+        self._proxy.shape(links)
+
+    async def reset(self, pairs: Sequence[Pair]) -> None:
+        assert self._proxy, "for links there is a proxy"
+        self._proxy.reset(pairs)
 
     async def wait(self, predicate: Callable[[SwarmState], bool], timeout_s: float) -> SwarmState:
         """Until the fold satisfies `predicate`; raises `TimeoutError` with where the nodes are."""
@@ -156,27 +238,58 @@ class Swarm:
         return self.state
 
     async def finish(self) -> SwarmState:
-        """Until every node has exited. Nodes that linger long after all are done are asked to leave."""
-        while self.running:
-            alive = [self.state.nodes[name] for name in self.running]
-            over = all(node.phase in ("finished", "stopped") for node in alive)
+        """Until every node has exited and none is to be started before its training is over; then, no fault comes any
+        more. Nodes that linger long after all are done are asked to leave."""
+        while (running := self.running) or self._to_start:
+            over = not self._to_start and all(
+                self.state.nodes[name].phase in ("finished", "stopped") for name in running
+            )
             await self._any_ended(LINGER_S if over else 1.0)
-            if over and len(self.running) == len(alive):
+            if over and len(self.running) == len(running):
+                self._drop_faults()
                 await self.drain()
+        self._drop_faults()
         await self._reap()
         return self.state
 
+    @property
+    def _to_start(self) -> set[str]:
+        """Who is still to be started, for the first time or again, before its training is over."""
+        ahead = {name for deed in self._ahead if deed.verb == "start" for name in deed.nodes}
+        return {name for name in ahead | self._due | self._late.keys() if not self._is_over(name)}
+
+    def _is_over(self, name: str) -> bool:
+        """The node has ended by itself and in order: its training is done."""
+        process = self._processes.get(name)
+        return bool(process and not process.runs and not process.asked and self.state.nodes[name].phase == "stopped")
+
+    def _drop_faults(self) -> None:
+        """The training is over; say which faults it did not live to see."""
+        late = [f"{deed.what} ({deed.at:g} s)" for deed in self._ahead]
+        if late:
+            more = f" and {len(late) - DROPPED_MAX} more" if len(late) > DROPPED_MAX else ""
+            text = f"the training is over, dropped are the faults: {'; '.join(late[:DROPPED_MAX])}{more}"
+            self._fold("", Noted("warning", text))
+        self._no_more_faults()
+
+    def _no_more_faults(self) -> None:
+        for plans in (self._ahead, self._due, self._late):
+            plans.clear()
+        if self._faults:
+            self._faults.cancel()
+
     async def drain(self) -> None:
         """Ask all nodes to leave in order, wait for a bounded time, kill the rest."""
+        self._no_more_faults()
         async with asyncio.TaskGroup() as group:
             for name in self.running:
                 group.create_task(self.stop(name))
 
     def kill_all(self) -> None:
         """At once; `finish` or `close` waits for the ends."""
-        for name in self.running:
-            self._running[name].asked = True
-            _signal_group(self.pid(name), signal.SIGKILL)
+        self._no_more_faults()
+        for process in self._processes.values():
+            process.kill()
 
     async def close(self) -> None:
         """Nothing survives this: kill what runs, reap it, and write the log to its end."""
@@ -184,6 +297,8 @@ class Swarm:
         try:
             await self._reap()
         finally:
+            if self._proxy:
+                await self._proxy.close()
             if self._log:
                 await asyncio.to_thread(self._log.close)
 
@@ -195,65 +310,29 @@ class Swarm:
         command = [*PROGRAM, "node", "--config", str(home / "node.yaml"), "--json", "--leash"]
         command += ["--epoch", f"{self.epoch_unix_s:.6f}"]
         path = os.pathsep.join(part for part in (SOURCE_TREE, os.environ.get("PYTHONPATH")) if part)
-        # Own pipes rather than subprocess.PIPE: asyncio's `wait` would also wait for helpers that hold an end of them.
-        stdin, leash = os.pipe()
-        events, stdout = os.pipe()
-        try:
-            with (home / "node.log").open("ab") as log:
-                process = await asyncio.create_subprocess_exec(
-                    *command, stdin=stdin, stdout=stdout, stderr=log, start_new_session=True,
-                    env={**os.environ, "PYTHONPATH": path},
-                )  # fmt: skip
-        except BaseException:
-            os.close(leash)
-            os.close(events)
-            raise
-        finally:
-            os.close(stdin)
-            os.close(stdout)
-        self._running[name] = running = _Running(process, leash)
-        running.watcher = asyncio.create_task(self._watch(name, running, events))
+        env = {**os.environ, "PYTHONPATH": path}
+        if self._proxy:  # for everyone, also where `no_proxy` says otherwise; and not every refusal is worth a line
+            env |= {"no_grpc_proxy": "", "GRPC_VERBOSITY": "NONE"}
+        process = await Process.launch(command, env, home / "node.log", lambda line: self._line(name, line))
+        self._processes[name] = process
+        if name in self._skews:
+            process.order(f"skew {self._skews[name]}")
+        process.reader.add_done_callback(self._task_ended)
+        self._watchers[name] = asyncio.create_task(self._watch(name, process))
 
-    async def _watch(self, name: str, running: _Running, events: int) -> None:
-        """Fold what the node says until its process has ended, and then how it ended."""
-        reader = asyncio.create_task(self._read(name, events))
-        reader.add_done_callback(self._read_ended)
-        code = await running.process.wait()
-        _signal_group(running.process.pid, signal.SIGKILL)  # helpers that outlived their daemon
-        os.close(running.leash)
-        done, late = await asyncio.wait([reader], timeout=5.0)
-        for task in late:
-            task.cancel()
-        for task in done:
-            task.result()
-        in_order = running.asked or self.state.nodes[name].phase == "stopped"
+    async def _watch(self, name: str, process: Process) -> None:
+        """Fold how the process ends."""
+        code = await process.wait()
+        in_order = process.asked or self.state.nodes[name].phase == "stopped"
         if code not in CLEAN or not in_order:
-            self._fold(name, Died(code))
+            self._fold(name, Died(code, on_purpose=process.asked and code == -signal.SIGKILL))
             if code > 0 and (tail := self.log_tail(name)):
                 self._fold(name, Noted("error", tail[-1][:500]))
 
-    def _read_ended(self, reader: asyncio.Task[None]) -> None:
-        """A bug in what folds or shows the events must not leave a swarm running unseen."""
-        if not reader.cancelled() and reader.exception():
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        """A bug in what folds or shows the events, or carries out faults, must not leave a swarm running unseen."""
+        if not task.cancelled() and task.exception():
             self.kill_all()
-
-    async def _read(self, name: str, events: int) -> None:
-        reader = asyncio.StreamReader(limit=MAX_LINE)
-        loop = asyncio.get_running_loop()
-        transport, _ = await loop.connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(events, "rb")
-        )
-        try:
-            while True:
-                try:
-                    line = await reader.readline()
-                except ValueError:  # longer than MAX_LINE: the reader has thrown it away
-                    continue
-                if not line:
-                    return
-                self._line(name, line)
-        finally:
-            transport.close()
 
     def _line(self, name: str, line: bytes) -> None:
         try:
@@ -279,25 +358,20 @@ class Swarm:
 
     async def _ended(self, name: str) -> None:
         """Until the process is reaped and its last words are folded."""
-        watcher = self._running[name].watcher
-        if watcher:
-            await asyncio.shield(watcher)
+        if name in self._watchers:
+            await asyncio.shield(self._watchers[name])
 
     async def _reap(self) -> None:
-        """Until all processes are gone; raises what went wrong while they were watched."""
-        watchers = [running.watcher for running in self._running.values() if running.watcher]
-        if watchers:
-            await asyncio.wait(watchers)
-        for watcher in watchers:
-            watcher.result()
+        """Until all processes are gone; raises what went wrong meanwhile."""
+        tasks = [*self._watchers.values(), *([self._faults] if self._faults else [])]
+        if tasks:
+            await asyncio.wait(tasks)
+        for task in tasks:
+            if not task.cancelled():
+                task.result()
 
     async def _any_ended(self, timeout_s: float) -> None:
-        watchers = [watcher for name in self.running if (watcher := self._running[name].watcher)]
-        if watchers:
-            await asyncio.wait(watchers, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-
-
-def _signal_group(pid: int, number: signal.Signals) -> None:
-    """To a daemon and its helpers: each daemon leads a process group."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: a group of which only zombies are left
-        os.killpg(pid, number)
+        """Or, while none runs, until the faults are over: they may start some."""
+        watchers = [self._watchers[name] for name in self.running]
+        if tasks := watchers or ([self._faults] if self._faults else []):
+            await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)

@@ -188,7 +188,8 @@ def _left(done: float, now: float) -> float:
 
 
 def _note_line(note: Note) -> Text:
-    text = f"{duration(note.time):>6}  {clean(note.node)}: {clean(note.message)}"
+    who = f"{clean(note.node)}: " if note.node else ""
+    text = f"{duration(note.time):>6}  {who}{clean(note.message)}"
     return Text(text, style=NOTE_STYLE[note.level], no_wrap=True, overflow="ellipsis")
 
 
@@ -244,7 +245,9 @@ class PlainView:
             case events.Finished() | events.Stopped():
                 return [f"{node} {type(event).__name__.lower()} at step {event.step}"]
             case events.Noted():
-                return [f"{node}: {event.message}"]
+                return [f"{node}: {event.message}" if node else event.message]
+            case events.Faulted():
+                return [f"fault: {event.what}"]
         return []
 
 

@@ -6,9 +6,10 @@ Put together in that order, taken down in the other.
 import asyncio
 import os
 import signal
-import time
 from contextlib import AsyncExitStack
+from pathlib import Path
 
+from node.leash import Orders, die
 from p2ptrain.config import NodeConfig, NodeFile
 from p2ptrain.daemon import Daemon, Machine
 from p2ptrain.errors import ConfigError, PeerError
@@ -19,15 +20,15 @@ from p2ptrain.network.tls import Credentials
 from p2ptrain.network.transport import Cleartext, GrpcTransport
 from p2ptrain.ports import PeerId, Sink
 from p2ptrain.telemetry.events import Rejected
-from p2ptrain.training.compute import ThreadCompute
+from p2ptrain.training.compute import ThreadCompute, give_way
 from p2ptrain.training.folder import Folder
 
 
-async def run_node(file: NodeFile, sink: Sink) -> int:
+async def run_node(file: NodeFile, sink: Sink, orders: Orders | None = None) -> int:
     """Run until the training is over or a signal comes; the exit code (130 after SIGINT). Raises `ConfigError`."""
     async with AsyncExitStack() as stack:
         interrupt = _Interrupt(stack)
-        daemon = await Daemon.assemble(file, await set_up(file, sink, stack))
+        daemon = await Daemon.assemble(file, await set_up(file, sink, stack, orders or Orders()))
         interrupt.concerns(daemon)
         await daemon.run()
     return 130 if interrupt.number == signal.SIGINT else 0
@@ -58,11 +59,12 @@ class _Interrupt:
             self._daemon.stop()
 
 
-async def set_up(file: NodeFile, sink: Sink, stack: AsyncExitStack) -> Machine:
+async def set_up(file: NodeFile, sink: Sink, stack: AsyncExitStack, orders: Orders) -> Machine:
     """Takes ports and starts helpers, all of which `stack` gives back. Raises `ConfigError`."""
     config = file.node
     compute = ThreadCompute(config.speed, config.threads)
     stack.callback(compute.close)
+    give_way()
     try:
         config.home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -73,7 +75,7 @@ async def set_up(file: NodeFile, sink: Sink, stack: AsyncExitStack) -> Machine:
     def turned_away(caller: str, error: PeerError) -> None:
         sink.emit(Rejected(PeerId(caller), error.reason, error.detail))
 
-    transport = GrpcTransport(identity.peer, credentials or Cleartext(), turned_away)
+    transport = GrpcTransport(identity.peer, credentials or Cleartext(), turned_away, config.proxy)
     address = transport.bind(config.listen)
     stack.push_async_callback(transport.close)
     hosts, multiaddrs = split_bootstrap(config.bootstrap)
@@ -88,11 +90,25 @@ async def set_up(file: NodeFile, sink: Sink, stack: AsyncExitStack) -> Machine:
         directory=await _start_directory(file.name, config, multiaddrs, sink, stack),
         compute=compute,
         home=Folder(config.home),
-        checkpoints=Folder(config.home / "checkpoints"),
-        now_unix=time.time,
+        checkpoints=TearableFolder(config.home / "checkpoints", orders),
+        now_unix=orders.now_unix,
         emit=sink.emit,
         life=os.urandom(8).hex(),
     )
+
+
+class TearableFolder(Folder):
+    """The power can be told to fail in the middle of a write."""
+
+    def __init__(self, path: Path, orders: Orders) -> None:
+        super().__init__(path)
+        self._orders = orders
+
+    def write(self, name: str, content: bytes) -> None:
+        if self._orders.tear:
+            super().write(name, content[: len(content) // 2])
+            die()
+        super().write(name, content)
 
 
 async def _start_directory(

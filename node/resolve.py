@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from p2ptrain.config import NodeFile
-from p2ptrain.errors import ConfigError
+from p2ptrain.errors import ConfigError, Misplaced
 from p2ptrain.telemetry.mqtt_broker import without_password
 from p2ptrain.topology import Topology
 from p2ptrain.training import devices, splits
@@ -19,6 +19,7 @@ from p2ptrain.training.trainer import make_optimizer
 
 OWN = ("name", "slot", "home", "profile", "speed")
 """Settings that differ from node to node: `up` chooses them."""
+INSTEAD = "`loss` delays what TCP sends again, and `reset` breaks connections"
 LEFTOVERS = ("topology.yaml", "events.jsonl", "summary.json")
 
 
@@ -31,6 +32,19 @@ def check(topology: Topology) -> None:
     devices.pick(topology.node.get("device", "auto"))
     splits.examples(run.task.labels(), run.data, run.data.shards or topology.num_nodes, 0, run.seed)
     make_optimizer(torch.nn.Linear(1, 1), run.strategy.optimizer or run.task.optimizer, 0.1, run.strategy.options)
+
+
+def models_links(topology: Topology) -> bool:
+    """Whether it says anything of what lies between nodes."""
+    return bool(topology.links) or any(deed.pairs for deed in topology.plan())
+
+
+def check_real(topology: Topology) -> None:
+    """That processes and real connections can do what it asks for. Raises `Misplaced`."""
+    for place in topology.only_simulated():
+        raise Misplaced(place, f"only `--runtime sim` can: no TCP connection does such a thing; {INSTEAD}")
+    if models_links(topology) and "proxy" in topology.node:
+        raise Misplaced(("node", "proxy"), "the links of this file need proxies of their own; leave it out")
 
 
 def prepare(out: Path) -> None:

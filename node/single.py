@@ -13,6 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from node import resolve
+from node.leash import Orders
 from p2ptrain.config import NodeConfig, NodeFile, load
 from p2ptrain.errors import ConfigError, PeerError
 from p2ptrain.network.identity import Identity
@@ -57,16 +58,17 @@ def from_invite(text: str, config: Path | None, options: dict[str, Any]) -> Node
     elif "run.task" in options:
         described = {}
     else:
-        described = asyncio.run(_ask(found, identity))
+        described = asyncio.run(_ask(found, identity, options.get("node.proxy")))
     file = from_options({**described, **options})
     if "node.slot" not in options:  # any will do, but the same each time
         file = resolve.with_node(file, slot=int(identity.peer[:5], 16))
     return file
 
 
-async def _ask(invite: Invite, identity: Identity) -> dict[str, Any]:
+async def _ask(invite: Invite, identity: Identity, proxy: str | None) -> dict[str, Any]:
     """The run's configuration, from the first address of the invite that tells it."""
-    transport = GrpcTransport(identity.peer, Credentials(identity, invite.key, invite.run), lambda caller, error: None)
+    credentials = Credentials(identity, invite.key, invite.run)
+    transport = GrpcTransport(identity.peer, credentials, lambda caller, error: None, proxy)
     failures = []
     for address in invite.addresses:
         try:
@@ -113,16 +115,16 @@ def invite(path: Path, addresses: list[str]) -> str:
     return text
 
 
-def run(file: NodeFile, epoch_unix_s: float | None, as_json: bool) -> int:
+def run(file: NodeFile, epoch_unix_s: float | None, as_json: bool, orders: Orders | None = None) -> int:
     """Until the daemon is done; its exit code."""
-    return asyncio.run(_run(file, epoch_unix_s or time.time(), as_json))
+    return asyncio.run(_run(file, epoch_unix_s or time.time(), as_json, orders))
 
 
-async def _run(file: NodeFile, epoch_unix_s: float, as_json: bool) -> int:
+async def _run(file: NodeFile, epoch_unix_s: float, as_json: bool, orders: Orders | None) -> int:
     if as_json:
         lines = sinks.to_stdout()
         try:
-            return await _run_node(file, epoch_unix_s, lines)
+            return await _run_node(file, epoch_unix_s, orders, lines)
         finally:
             lines.close()
             _forget_broken_stdout(lines)
@@ -134,19 +136,19 @@ async def _run(file: NodeFile, epoch_unix_s: float, as_json: bool) -> int:
     log = sinks.to_file(file.node.home / f"events-{time.strftime('%Y%m%d-%H%M%S')}.jsonl")
     try:
         async with ticking(shown.refresh):
-            return await _run_node(file, epoch_unix_s, log, shown)
+            return await _run_node(file, epoch_unix_s, orders, log, shown)
     finally:
         log.close()
         shown.close()
 
 
-async def _run_node(file: NodeFile, epoch_unix_s: float, *outputs: sinks.Output) -> int:
+async def _run_node(file: NodeFile, epoch_unix_s: float, orders: Orders | None, *outputs: sinks.Output) -> int:
     """With its events going to these places, and to a broker when there is one."""
     from node.machine import run_node
 
     config = file.node
     if config.mqtt is None:
-        return await run_node(file, sinks.Stamp(config.name, epoch_unix_s, sinks.FanOut(outputs)))
+        return await run_node(file, sinks.Stamp(config.name, epoch_unix_s, sinks.FanOut(outputs)), orders)
     from p2ptrain.telemetry.mqtt import Publisher
     from p2ptrain.telemetry.mqtt_broker import Broker
 
@@ -154,7 +156,7 @@ async def _run_node(file: NodeFile, epoch_unix_s: float, *outputs: sinks.Output)
     publisher = Publisher(Broker.parse(config.mqtt), file.name, peer, config.name, config.slot)
     sink = sinks.Stamp(config.name, epoch_unix_s, sinks.FanOut([*outputs, publisher]))
     async with publisher.running(sink.emit):
-        return await run_node(file, sink)
+        return await run_node(file, sink, orders)
 
 
 def _forget_broken_stdout(lines: sinks.Lines) -> None:

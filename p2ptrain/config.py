@@ -6,7 +6,8 @@ NodeFile       run + graph + node: what `p2ptrain node --config` reads
 Topology       a whole swarm, in `p2ptrain.topology`: what `p2ptrain up` reads
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -23,9 +24,9 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 
 from p2ptrain import aggregators, codecs, graphs, strategies
-from p2ptrain.errors import ConfigError
+from p2ptrain.errors import ConfigError, Misplaced
 from p2ptrain.registry import Named, explain, place_of
-from p2ptrain.swarm.records import NAME
+from p2ptrain.swarm.records import NAME, is_address
 from p2ptrain.training import tasks
 from p2ptrain.training.splits import Data
 
@@ -64,6 +65,12 @@ AnAggregator = Annotated[
 AGraph = Annotated[SerializeAsAny[graphs.Graph], BeforeValidator(graphs.parse), Named(graphs.registry)]
 
 
+def _address(text: str) -> str:
+    if not is_address(text):
+        raise ValueError("expected host:port")
+    return text
+
+
 class RunConfig(Strict):
     """What all nodes of a swarm must agree on. Everything has a default except `task`."""
 
@@ -99,6 +106,9 @@ class NodeConfig(Strict):
     """host:port under which others reach this node; default: where it listens."""
     bootstrap: tuple[str, ...] = ()
     """Where to find the swarm: host:port of peers, or multiaddrs of DHT nodes, in any mix."""
+    proxy: Annotated[str, AfterValidator(_address)] | None = None
+    """host:port of an HTTP proxy that the node dials out through with CONNECT. gRPC leaves it out for hosts in the
+    environment's `no_proxy`; the DHT's own connections never pass it."""
     key: str | None = Field(None, min_length=8)
     """The swarm key; None: the swarm is open to everyone."""
     tls: bool = True
@@ -139,17 +149,7 @@ def load(path: Path, model: type[M], overrides: dict[str, Any] | None = None) ->
     """Read a YAML file into `model`. `overrides` maps dotted keys to values (`{"run.steps": 100}`).
 
     Raises `ConfigError`: one line with file, line, key and reason."""
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
-    try:
-        value = yaml.safe_load(text)
-        tree: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ConfigError(f"{place}: not YAML: {getattr(error, 'problem', None) or error}") from None
+    value, tree = _read(path)
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: expected keys and values such as `run: {{task: digits}}`")
     if twice := _twice(tree):
@@ -161,6 +161,30 @@ def load(path: Path, model: type[M], overrides: dict[str, Any] | None = None) ->
     except ValidationError as error:
         loc = place_of(error.errors()[0])
         raise ConfigError(f"{path}:{_line(tree, loc)}: {explain(error)}") from None
+
+
+@contextmanager
+def placed(path: Path) -> Iterator[None]:
+    """Whoever objects to something in a file that was loaded gets file, line and key put in front."""
+    try:
+        yield
+    except Misplaced as error:
+        key = ".".join(map(str, error.place))
+        raise ConfigError(f"{path}:{_line(_read(path)[1], error.place)}: {key}: {error}") from None
+
+
+def _read(path: Path) -> tuple[Any, yaml.Node | None]:
+    """What is in a YAML file, and where in it."""
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+    try:
+        return yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ConfigError(f"{place}: not YAML: {getattr(error, 'problem', None) or error}") from None
 
 
 def override(text: str) -> tuple[str, Any]:

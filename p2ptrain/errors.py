@@ -2,6 +2,7 @@
 
     P2PTrainError
       ConfigError        the user can fix it: one line, exit code 2
+        Misplaced        it is known where in the configuration
       CheckpointError    a file on disk is damaged or of another run
       PeerError          a peer failed or lied: counted, logged, the node goes on
         PeerBusy         the peer is in another exchange: not a failure
@@ -42,8 +43,8 @@ class PeerBusy(PeerError):
         super().__init__("busy")
 
 
-class Misplaced(ValueError):
-    """Parts of a configuration contradict each other; `place` is the path of keys to where it is best mended."""
+class Misplaced(ConfigError, ValueError):
+    """What a configuration says at `place`, a path of keys, does not go with the rest of it or with where it runs."""
 
     def __init__(self, place: tuple[str | int, ...], reason: str) -> None:
         super().__init__(reason)

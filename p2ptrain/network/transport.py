@@ -38,7 +38,7 @@ _CHANNEL_OPTIONS = [
     *_COMMON_OPTIONS,
     ("grpc.use_local_subchannel_pool", 1),  # a peer that comes back has a new certificate: no connection is shared
     ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.min_reconnect_backoff_ms", 5_000),  # an attempt may take that long: four round trips and more
     ("grpc.max_reconnect_backoff_ms", 2_000),
 ]
 _EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined]
@@ -90,8 +90,16 @@ class GrpcTransport:
     """Serves and calls; see `ports.Transport`. `rejected` hears of callers (socket address, why) that were turned
     away."""
 
-    def __init__(self, me: PeerId, security: Security, rejected: Callable[[str, PeerError], None]) -> None:
+    def __init__(
+        self,
+        me: PeerId,
+        security: Security,
+        rejected: Callable[[str, PeerError], None],
+        proxy: str | None = None,
+    ) -> None:
+        """`proxy`: host:port of an HTTP proxy to dial out through."""
         self._me = me
+        self._options = [*_CHANNEL_OPTIONS, *([("grpc.http_proxy", f"http://{proxy}")] if proxy else [])]
         self._security = security
         self._rejected = rejected
         self._contacts: dict[PeerId, Contact] = {}
@@ -169,7 +177,7 @@ class GrpcTransport:
 
     async def greet(self, address: str, method: str, request: bytes, timeout_s: float) -> bytes:
         credentials, options = self._security.to_anyone()
-        async with _open(address, credentials, options) as channel:
+        async with self._open(address, credentials, options) as channel:
             with self._translated(None):
                 return await channel.unary_unary(method)(request, timeout=timeout_s, metadata=self._metadata())
 
@@ -193,8 +201,15 @@ class GrpcTransport:
                 raise PeerError("unknown-peer", peer)
             credentials, options = self._security.to_peer(peer, contact.certificate)
             address = contact.addresses[0]
-            self._channels[peer] = (address, _open(address, credentials, options))
+            self._channels[peer] = (address, self._open(address, credentials, options))
         return self._channels[peer][1]
+
+    def _open(
+        self, address: str, credentials: grpc.ChannelCredentials | None, options: list[tuple[str, Any]]
+    ) -> grpc.aio.Channel:
+        if credentials is None:
+            return grpc.aio.insecure_channel(address, options=[*self._options, *options])
+        return grpc.aio.secure_channel(address, credentials, options=[*self._options, *options])
 
     def _drop_channel(self, peer: PeerId) -> None:
         _, channel = self._channels.pop(peer, ("", None))
@@ -309,11 +324,3 @@ def _closed() -> Iterator[None]:
         raise _failure(error.code(), error.details()) from None
     except (asyncio.InvalidStateError, grpc.aio.UsageError, grpc.aio.InternalError, cygrpc.ExecuteBatchError):
         raise PeerError("closed", "the peer ended the call") from None
-
-
-def _open(
-    address: str, credentials: grpc.ChannelCredentials | None, options: list[tuple[str, Any]]
-) -> grpc.aio.Channel:
-    if credentials is None:
-        return grpc.aio.insecure_channel(address, options=[*_CHANNEL_OPTIONS, *options])
-    return grpc.aio.secure_channel(address, credentials, options=[*_CHANNEL_OPTIONS, *options])

@@ -12,7 +12,7 @@ from p2ptrain.decisions import GONE_S
 from p2ptrain.simulation.loop import NODE
 from p2ptrain.simulation.world import SimulatedNode, World
 from p2ptrain.swarm.view import MISSES_MAX
-from p2ptrain.telemetry.events import Exchanged, Fetched, Left, Resumed, Saved, Stamped, Stepped
+from p2ptrain.telemetry.events import Exchanged, Fetched, Left, Rejected, Resumed, Saved, Stamped, Stepped
 
 ROUNDING = 1e-4
 """Largest sum of a swap's two corrections, relative to the larger of them."""
@@ -150,6 +150,18 @@ class StepsCount(Invariant):
             self._steps[life] = stamped.event.step
 
 
+class TheHonestAreBelieved(Invariant):
+    """Nothing that an honest node says is refused as a lie."""
+
+    LIES = frozenset({"malformed", "oversized", "replayed", "not-finite", "too-far", "wrong-peer", "wrong-model"})
+
+    def event(self, stamped: Stamped) -> None:
+        if isinstance(stamped.event, Rejected) and stamped.event.reason in self.LIES:
+            self.fail(
+                f"{stamped.node} refused {stamped.event.peer[:8]}: {stamped.event.reason}: {stamped.event.detail}"
+            )
+
+
 class TheSwarmHeals(Invariant):
     """After the last fault every living node sees every other, the dead are seen by nobody, and all exchange."""
 
@@ -192,7 +204,8 @@ class TheDeadAreMissed(Invariant):
 
 
 ALL: tuple[type[Invariant], ...] = (
-    ExactlyOnce, Finite, NobodyStartsFromNothing, NothingSavedIsLost, StepsCount, TheSwarmHeals, TheDeadAreMissed,
+    ExactlyOnce, Finite, NobodyStartsFromNothing, NothingSavedIsLost, StepsCount, TheHonestAreBelieved, TheSwarmHeals,
+    TheDeadAreMissed,
 )  # fmt: skip
 
 

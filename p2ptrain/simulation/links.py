@@ -15,7 +15,7 @@ from typing import Any
 
 from p2ptrain.errors import PeerError
 from p2ptrain.ports import Answer, Bytes, Contact, PeerId, Stream, StreamHandler
-from p2ptrain.topology.links import Link
+from p2ptrain.topology.links import Link, retransmission_s
 
 WINDOW = 16
 """Messages of one direction of a stream that may be under way before `send` waits."""
@@ -109,7 +109,7 @@ class Links:
             if rate is not None:
                 self._free_at[queue] = left = max(left, self._free_at[queue]) + 8 * num_bytes / rate
         delay = link.latency + (link.jitter * self.rng.random() if link.jitter else 0.0)
-        return left + delay + (link.retransmission(num_bytes, self.rng) if link.loss else 0.0)
+        return left + delay + (retransmission_s(link, num_bytes, self.rng.random()) if link.loss else 0.0)
 
     def _land(self, way: Way, arrive: Callable[[], None]) -> None:
         if self.link(way).down:

@@ -95,16 +95,15 @@ class Beats:
         beat.state = _TO_WIRE[self.state]
         return beat.SerializeToString()
 
-    def hear(self, source: str, data: Bytes, speaker: PeerId | None = None, may_be_late: bool = False) -> Heard:
+    def hear(self, source: str, data: Bytes, speaker: PeerId | None = None, age_s: float = math.inf) -> Heard:
         """Check a heartbeat; `speaker` is who it must be of, if that is known. Raises `PeerError`, counted.
 
-        One that `may_be_late`, because it answers no call of ours, says nothing of a clock that is behind."""
+        `age_s`: it was said no longer ago than this."""
         with self._counted(source):
             beat = parse(Beat(), data, BEAT_BYTES_MAX)
             if beat.state not in _FROM_WIRE:
                 raise PeerError("malformed", f"state {beat.state}")
-            ahead_s = beat.now_unix_ms / 1000 - self._now_unix()
-            self._mind_skew(source, max(ahead_s, 0.0) if may_be_late else ahead_s)
+            self._mind_skew(source, beat.now_unix_ms / 1000 - self._now_unix(), age_s)
             signed = beat.record.SerializeToString()
             record = self._verify(signed)
             if speaker not in (None, record.peer):
@@ -143,8 +142,8 @@ class Beats:
     def _verify(self, signed: bytes) -> Record:
         return records.verify(signed, self._settings.swarm, self._settings.key, self._now_unix())
 
-    def _mind_skew(self, source: str, ahead_s: float) -> None:
-        if abs(ahead_s) > SKEW_S_MAX:
+    def _mind_skew(self, source: str, ahead_s: float, age_s: float) -> None:
+        if ahead_s > SKEW_S_MAX or ahead_s + age_s < -SKEW_S_MAX:
             direction = "ahead of" if ahead_s > 0 else "behind"
             text = f"the clock of {source} is {abs(ahead_s):.0f} s {direction} this machine's; records may look expired"
             self._warn_once(source, text)

@@ -131,9 +131,9 @@ class Membership:
 
     async def greet(self, address: str) -> PeerId:
         """Introduce this node to whoever listens there. What comes back makes a candidate, as from anybody."""
-        timeout_s = max(self._heartbeat_s, 2.0)
+        timeout_s, sent = max(self._heartbeat_s, 2.0), _now()
         reply = await self._transport.greet(address, HEARTBEAT, self._beats.say(self._view.digest), timeout_s)
-        heard = self._beats.hear(address, reply)
+        heard = self._beats.hear(address, reply, age_s=_now() - sent)
         if heard.state != State.LEAVING:
             known = self._store(heard.record, heard.signed) or self._view.get(heard.record.peer)
             if known is not None:
@@ -147,7 +147,7 @@ class Membership:
         return any(address in known.record.addresses for known in self._view.alive())
 
     async def _on_heartbeat(self, caller: PeerId, request: Bytes) -> bytes:
-        heard = self._beats.hear(caller, request, caller, may_be_late=True)
+        heard = self._beats.hear(caller, request, caller)
         before = self._view.get(caller)
         is_new = before is None or not before.alive
         known = self._take_in(heard)
@@ -199,7 +199,7 @@ class Membership:
         deadline_s = known.deadline_s = self._deadline_s(known)
         try:
             reply = await self._transport.call(peer, HEARTBEAT, self._beats.say(self._view.digest), deadline_s)
-            heard = self._beats.hear(peer, reply, peer)
+            heard = self._beats.hear(peer, reply, peer, _now() - sent)
         except PeerError as error:
             held_up = _now() - sent > deadline_s + self._heartbeat_s / 2
             if not held_up:  # else it is this process that stood still, which says nothing of the peer

@@ -152,6 +152,8 @@ class Died(Event):
     """Said by whoever started the node, not by the node: its process ended without a `Stopped`. Negative: a signal."""
 
     code: int
+    on_purpose: bool = False
+    """Whoever says this has killed it, and was to."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,7 @@ class Stamped:
     """An event with where and when."""
 
     node: str
+    """Empty for what concerns the whole swarm."""
     time: float
     event: Event
 

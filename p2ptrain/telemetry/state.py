@@ -194,8 +194,8 @@ def apply(state: SwarmState, stamped: Stamped) -> SwarmState:
     followed = outages.apply(state.outages, state, stamped)
     if followed is not state.outages:
         state = replace(state, outages=followed)
-    if isinstance(stamped.event, events.Faulted):
-        return _befall(state, stamped, stamped.event)
+    if not stamped.node:
+        return _of_swarm(state, stamped)
     before = state.nodes.get(stamped.node) or NodeState(stamped.node)
     event = stamped.event
     if isinstance(event, events.Left) and _stopped(state, event.peer):
@@ -338,12 +338,17 @@ def _count(counts: Counts, key: str, max_keys: int = MAX_REASONS) -> Counts:
     return {**counts, known: counts.get(known, 0) + 1}
 
 
-def _befall(state: SwarmState, stamped: Stamped, event: events.Faulted) -> SwarmState:
-    notes = (*state.notes, Note(stamped.time, stamped.node, "info", "faulted", event.what))[-MAX_NOTES:]
+def _of_swarm(state: SwarmState, stamped: Stamped) -> SwarmState:
+    """What is said of the swarm as a whole, by whoever runs it."""
+    note = _note(state, NodeState(""), stamped)
+    notes = state.notes if note is None else (*state.notes, note)[-MAX_NOTES:]
+    state = replace(state, time=max(state.time, stamped.time), notes=notes)
+    if not isinstance(stamped.event, events.Faulted):
+        return state
     nodes = dict(state.nodes)
-    for name in nodes.keys() & set(event.whom.split() if event.verb == "stop" else ()):
+    for name in nodes.keys() & set(stamped.event.whom.split() if stamped.event.verb == "stop" else ()):
         nodes[name] = replace(nodes[name], sent_away=True)
-    return replace(state, nodes=nodes, notes=notes, faults=(*state.faults, stamped)[:MAX_FAULTS])
+    return replace(state, nodes=nodes, faults=(*state.faults, stamped)[:MAX_FAULTS])
 
 
 def _stopped(state: SwarmState, peer: str) -> bool:
@@ -377,9 +382,12 @@ def _note(state: SwarmState, before: NodeState, stamped: Stamped) -> Note | None
             message = f"refused {event.reason} from {state.name_of(event.peer)}: {event.detail}"
             return Note(time, node, "warning", "rejected", message)
         case events.Died():
-            return Note(time, node, "error", "died", f"died ({describe_exit(event.code)})")
+            level = "info" if event.on_purpose else "error"
+            return Note(time, node, level, "died", f"died ({describe_exit(event.code)})")
         case events.Offline():
             return Note(time, node, "error", "offline", "went offline without a goodbye")
+        case events.Faulted():
+            return Note(time, node, "info", "faulted", event.what)
         case events.Restarted():
             return Note(time, node, "info", "restarted", "starts again")
     return None

@@ -1,20 +1,23 @@
 """What lies between two nodes: latency, bandwidth, loss, and whether anything passes at all."""
 
 import math
-import random
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_serializer
 
 from p2ptrain.topology.quantities import BitsPerSecond, Seconds, Share
 
-PACKET_BYTES = 1448
-MIN_TIMEOUT_S = 0.2
-
 Pair = tuple[str, str]
 """(from, to): a direction between two nodes, by name."""
 ONLY_SIMULATED = ("drop", "duplicate", "reorder", "corrupt")
 """What no TCP connection does to messages."""
+
+PACKET_BYTES = 1448
+"""What a TCP segment carries over Ethernet."""
+RTO_S_MIN, RTO_S_MAX = 0.2, 60.0
+"""The least is Linux's; RFC 6298 asks for a second, which nobody waits."""
+RESENT_MAX = 15
+"""As often as Linux sends a segment again before it gives up."""
 
 
 class Link(BaseModel):
@@ -39,21 +42,27 @@ class Link(BaseModel):
     corrupt: Share = 0.0
     """One bit of the message is flipped."""
 
-    def retransmission(self, num_bytes: int, rng: random.Random) -> float:
-        """Seconds that a message of so many bytes is late because some of its packets were lost.
-
-        TCP notices by duplicate acknowledgements a round trip later (RFC 5681), or, where nothing follows the lost
-        packet, by its timer: a second round trip, 0.2 s at least (RFC 6298 with the usual lower bound)."""
-        packets = max(1, math.ceil(num_bytes / PACKET_BYTES))
-        round_trip = 2 * self.latency
-        late = 0.0
-        if rng.random() < self.loss:  # the last packet
-            late += max(MIN_TIMEOUT_S, 2 * round_trip)
-        if packets > 1 and rng.random() < 1 - (1 - self.loss) ** (packets - 1):
-            late += round_trip
-        return late
-
     @model_serializer
     def _as_written(self) -> dict[str, Any]:
         """What was left out stays so: it is for another layer of links to say."""
         return {field: getattr(self, field) for field in type(self).model_fields if field in self.model_fields_set}
+
+
+def retransmission_s(link: Link, size_bytes: int, chance: float) -> float:
+    """How much later `size_bytes` arrive in order because TCP had to send some of their packets again.
+
+    `chance` is uniform in [0, 1). Every packet is lost with the same probability, independently; the one that is lost
+    most often decides. The first loss is noticed after a round trip when three more packets follow (fast retransmit,
+    RFC 5681), otherwise after the retransmission timeout; that doubles from then on (RFC 6298, 5.5). The timeout is
+    SRTT + 4 RTTVAR (RFC 6298, 2.3) with the mean and the mean deviation of two one-way delays of this link.
+    """
+    packets = math.ceil(size_bytes / PACKET_BYTES)
+    times_lost = 0
+    while times_lost < RESENT_MAX and chance >= (1 - link.loss ** (times_lost + 1)) ** packets:
+        times_lost += 1
+    if times_lost == 0:
+        return 0.0
+    round_trip_s = 2 * link.latency + link.jitter
+    timeout_s = max(RTO_S_MIN, round_trip_s + 4 * link.jitter / 3)  # the sum of two uniforms deviates by a third
+    first_s = round_trip_s if packets > 3 else timeout_s
+    return first_s + sum(min(timeout_s * 2**times, RTO_S_MAX) for times in range(1, times_lost))

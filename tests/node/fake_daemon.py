@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 from safetensors.numpy import save_file
 
-from node.leash import hold
+from node.leash import Orders, die, hold
 from p2ptrain.telemetry import events, sinks
 
 stopping = False
@@ -31,7 +31,7 @@ def main() -> None:
         print("p2ptrain: node.device: no such thing", file=sys.stderr)
         sys.exit(2)
     signal.signal(signal.SIGTERM, signal.SIG_IGN if "stubborn" in name else stop)
-    hold()
+    orders = hold()
     lines = sinks.to_stdout()
     emit = sinks.Stamp(name, float(arguments[arguments.index("--epoch") + 1]), lines).emit
     peer = hashlib.sha256(name.encode()).hexdigest()[:32]
@@ -41,7 +41,7 @@ def main() -> None:
         print("x" * (2 << 20), flush=True)
     if "helper" in name:
         subprocess.Popen(["sleep", "300"])
-    step = train(body["run"]["steps"], emit, crash="crash" in name)
+    step = train(body["run"]["steps"], emit, orders, crash="crash" in name)
     while "linger" in name and not stopping:
         time.sleep(0.01)
     save_file({"flat": np.full(100, 1 + slot / 100, dtype=np.float32)}, home / "final.safetensors")
@@ -50,9 +50,14 @@ def main() -> None:
     os._exit(0)
 
 
-def train(steps: int, emit: Callable[[events.Event], None], crash: bool) -> int:
-    step = 0
+def train(steps: int, emit: Callable[[events.Event], None], orders: Orders, crash: bool) -> int:
+    step, skew_s = 0, 0.0
     while step < steps and not stopping:
+        if orders.tear:
+            die()
+        if orders.skew_s != skew_s:
+            skew_s = orders.skew_s
+            emit(events.Noted("info", f"skew {skew_s:g}"))
         step += 1
         emit(events.Stepped(step, 1 / step, 0.01))
         if step % 10 == 0:

@@ -131,7 +131,7 @@ async def test_nothing_survives_an_error_in_the_launcher(tmp_path: Path) -> None
     with pytest.raises(RuntimeError, match="a bug"):
         await fail()
     assert len(pids) == 3
-    assert [pid for pid in pids if _runs(pid)] == []
+    assert [pid for pid in pids if runs(pid)] == []
 
 
 async def test_nothing_survives_a_view_that_fails(tmp_path: Path) -> None:
@@ -157,12 +157,12 @@ def test_nodes_leave_when_their_launcher_is_killed(tmp_path: Path) -> None:
     assert launched.stdout
     pids = [int(pid) for pid in launched.stdout.readline().split()]
     assert len(pids) == 2
-    assert all(map(_runs, pids))
+    assert all(map(runs, pids))
     launched.kill()
     launched.wait()
     launched.stdout.close()
-    psutil.wait_procs([psutil.Process(pid) for pid in pids if _runs(pid)], timeout=10)
-    assert not any(map(_runs, pids))
+    psutil.wait_procs([psutil.Process(pid) for pid in pids if runs(pid)], timeout=10)
+    assert not any(map(runs, pids))
 
 
 LAUNCH = """
@@ -182,7 +182,7 @@ asyncio.run(main())
 """
 
 
-def _runs(pid: int) -> bool:
+def runs(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 

@@ -112,6 +112,12 @@ def test_plain_lines_tell_the_story(log: list[Stamped]) -> None:
     assert "accuracy" in status[-1]
 
 
+def test_faults_are_shown_where_they_belong_to_no_node() -> None:
+    fault = Stamped("", 7.0, events.Faulted(0, "shape", "partition eu | us", "a>b b>a"))
+    assert "7 s  fault: partition eu | us" in plain([fault])
+    assert "7 s  partition eu | us" in text_of(fold([fault], expecting(NAMES)), 8)
+
+
 def test_plain_lines_have_no_control_characters(log: list[Stamped]) -> None:
     evil = Stamped("node-0", 99.0, events.Noted("warning", "\x1b[2J\x07gone\r\nnext"))
     shown = plain([*log, evil])

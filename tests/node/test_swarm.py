@@ -1,12 +1,11 @@
 """Whole swarms: real daemons, real DHT, real gRPC on loopback, real kills."""
 
 import itertools
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
 
 import psutil
 from safetensors.numpy import load_file
+from watched import HEARTBEAT_S, START_S, UNTRAINED, Watched, topology
 
 from node import resolve, summary
 from node.launcher import Swarm
@@ -14,80 +13,16 @@ from p2ptrain.daemon import FINAL
 from p2ptrain.telemetry.events import (
     Died,
     Evaluated,
-    Event,
     Exchanged,
     Fetched,
     Joined,
     Left,
-    Noted,
     Resumed,
     Saved,
-    Stamped,
     Started,
     Stepped,
     Stopped,
 )
-from p2ptrain.telemetry.state import SwarmState
-from p2ptrain.topology import Topology
-
-HEARTBEAT_S = 1.0
-SPEED = 0.1
-"""Nodes that leave the machine idle most of the time, so that what is measured is not the queue for its cores."""
-UNTRAINED = 2.0
-"""ten digits by guessing: ln 10 = 2.3"""
-START_S = 90.0
-"""For processes to come up on a busy machine."""
-
-E = TypeVar("E", bound=Event)
-
-
-def topology(count: int, **run: Any) -> Topology:
-    run = {"task": "digits", "seconds": 3600, "evaluate_every": 1, **run}
-    node = {"heartbeat": HEARTBEAT_S, "checkpoint_every": 2, "threads": 1}
-    return Topology.model_validate({"name": "test", "run": run, "nodes": [{"count": count}], "node": node})
-
-
-class Watched(Swarm):
-    """A swarm that remembers every event."""
-
-    def __init__(self, topology: Topology, out: Path, speed: float = SPEED) -> None:
-        self.log: list[Stamped] = []
-        super().__init__(topology, out, lambda stamped, _: self.log.append(stamped))
-        self.files = {name: resolve.with_node(file, speed=speed) for name, file in self.files.items()}
-
-    def events(self, node: str, kind: type[E], since: float = 0.0) -> list[tuple[float, E]]:
-        """(time, event) of one node and one kind."""
-        return [
-            (stamped.time, stamped.event)
-            for stamped in self.log
-            if stamped.node == node and isinstance(stamped.event, kind) and stamped.time >= since
-        ]
-
-    def peer(self, name: str) -> str:
-        return self.state.nodes[name].peer
-
-    def notes(self, node: str, *words: str) -> list[str]:
-        found = [event.message for _, event in self.events(node, Noted)]
-        return [message for message in found if all(word in message for word in words)]
-
-    async def until(self, condition: Callable[[], object], timeout_s: float) -> None:
-        await self.wait(lambda _: bool(condition()), timeout_s)
-
-    async def whole(self, names: Iterable[str], timeout_s: float) -> None:
-        """Until each of these sees all others of these, and nobody else."""
-        names = set(names)
-
-        def is_whole(state: SwarmState) -> bool:
-            nodes = {name: state.nodes[name] for name in names}
-            ids = {node.peer for node in nodes.values()}
-            return all(node.peer and node.peers == ids - {node.peer} for node in nodes.values())
-
-        await self.wait(is_whole, timeout_s)
-
-    async def grow(self, names: Iterable[str], timeout_s: float, steps: int = 20) -> None:
-        """Until each of these has taken that many more steps."""
-        goals = {name: self.state.nodes[name].step + steps for name in names}
-        await self.wait(lambda state: all(state.nodes[name].step >= goal for name, goal in goals.items()), timeout_s)
 
 
 async def test_three_nodes_find_each_other_train_and_agree_to_the_bit(tmp_path: Path) -> None:

@@ -238,6 +238,30 @@ async def test_a_wrong_clock_is_pointed_out_once() -> None:
     await world.stop()
 
 
+async def test_both_sides_notice_a_clock_that_is_behind() -> None:
+    world = World(2)
+    one, other = world.nodes
+    other.skew_s = -10
+    one.start()
+    other.start()
+    await asyncio.sleep(30)
+    assert world.is_whole()
+    for node, peer, direction in ((one, other, "behind"), (other, one, "ahead of")):
+        text = f"the clock of {peer.me} is 10 s {direction} this machine's"
+        assert len([note for note in node.notes() if text in note]) == 1
+    await world.stop()
+
+
+async def test_what_was_long_under_way_makes_no_clock_look_wrong() -> None:
+    world = World(2, link=Link(latency=4.0))
+    for node in world.nodes:
+        node.start()
+    await asyncio.sleep(100)
+    assert all(node.membership._beats.rejected == {} for node in world.nodes)
+    assert not [note for node in world.nodes for note in node.notes() if "clock" in note]
+    await world.stop()
+
+
 async def test_a_flood_of_bad_records_is_counted_and_costs_little_log() -> None:
     world = World(2)
     one, liar = world.nodes

@@ -184,5 +184,19 @@ def test_every_event_can_be_folded_and_written() -> None:
         event = cls(**{field.name: samples[field.type] for field in dataclasses.fields(cls)})  # type: ignore[index]
         stamped = Stamped("n", 1.0, event)
         assert events.from_json(events.to_json(stamped)) == stamped
-        after = apply(SwarmState(), stamped)
-        assert after.faults == (stamped,) if cls is events.Faulted else after.nodes["n"].name == "n"
+        assert apply(SwarmState(), stamped).nodes["n"].name == "n"
+
+
+def test_what_concerns_the_whole_swarm_is_no_node_s() -> None:
+    fault = Stamped("", 3.0, events.Faulted(0, "kill", "kill all", "a b"))
+    state = fold([fault, Stamped("", 4.0, events.Noted("warning", "too late"))])
+    assert state.nodes == {}
+    assert state.time == 4.0
+    assert state.faults == (fault,)
+    assert [(note.level, note.message) for note in state.notes] == [("info", "kill all"), ("warning", "too late")]
+
+
+def test_a_death_on_purpose_is_no_alarm() -> None:
+    state = fold([Stamped("a", 1.0, events.Died(-9)), Stamped("b", 2.0, events.Died(-9, on_purpose=True))])
+    assert [note.level for note in state.notes] == ["error", "info"]
+    assert state.num_alive == 0

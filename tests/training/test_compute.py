@@ -1,4 +1,6 @@
 import asyncio
+import os
+import sys
 import threading
 
 import pytest
@@ -55,6 +57,28 @@ def test_only_training_is_slowed_down_and_the_thread_stays_free(monkeypatch: pyt
     assert asyncio.run(worker.train(lambda: 2)) == 2
     assert held == [6.0]
     worker.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities of threads")
+def test_all_but_training_gives_way() -> None:
+    worker, priorities = ThreadCompute(), list[int]()
+
+    def priority() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    def event_loop() -> None:
+        compute.give_way()
+        helper = threading.Thread(target=lambda: priorities.append(priority()))
+        helper.start()
+        helper.join()
+        priorities.append(asyncio.run(worker.run(priority)))
+
+    before = priority()
+    thread = threading.Thread(target=event_loop)
+    thread.start()
+    thread.join()
+    worker.close()
+    assert priorities == [before + compute.NICER, before]
 
 
 def test_threads_are_set_where_the_work_is_done() -> None:

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from p2ptrain.seeds import numpy_random
-from p2ptrain.training.tasks import Batch, Metrics, Task, device_of, register
+from p2ptrain.training.tasks import Batch, Metrics, Task, device_of, initialising, register
 
 NUM_POINTS, NUM_CLUSTERS = 1000, 10
 
@@ -23,7 +23,8 @@ class Quadratic(Task):
     dim: int = Field(default=100, gt=0, le=10_000_000)
 
     def model(self, seed: int) -> nn.Module:
-        return _Point(self.dim)
+        with initialising(seed):
+            return _Point(self.dim)
 
     def labels(self) -> np.ndarray:
         return np.arange(NUM_POINTS) % NUM_CLUSTERS
@@ -44,7 +45,7 @@ class Quadratic(Task):
 class _Point(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.position = nn.Parameter(torch.zeros(dim))
+        self.position = nn.Parameter(torch.randn(dim))
 
     def forward(self, points: Tensor) -> Tensor:
         """(n, k) points, repeated along the coordinates when k is smaller, to (n,) losses."""

@@ -1,0 +1,109 @@
+"""Random faults on a whole swarm, all invariants watched; and proof that the invariants can fail."""
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from p2ptrain.config import load
+from p2ptrain.daemon import Daemon
+from p2ptrain.decisions import Decisions
+from p2ptrain.exchange import Exchanger
+from p2ptrain.simulation.campaign import Outcome, Trial, draw, judge, keep, shrink
+from p2ptrain.topology import Topology
+
+HERE = Path(__file__).parent
+FILE = HERE.parents[1] / "topologies" / "campaign.yaml"
+SEEDS = 200
+MUTANT_SEEDS = 50
+
+
+def prepare() -> None:
+    torch.set_num_threads(1)
+
+
+def try_seed(seed: int) -> Outcome:
+    return judge(draw(load(FILE, Topology), seed, "liveness" if seed % 4 == 3 else "safety"))
+
+
+@pytest.mark.timeout(900)
+def test_no_invariant_is_violated_under_many_schedules_of_faults() -> None:
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), prepare) as pool:
+        outcomes = list(pool.map(try_seed, range(SEEDS), chunksize=5))
+    assert {outcome.seed: outcome.failure for outcome in outcomes if outcome.failure} == {}
+    assert min(outcome.num_exchanges for outcome in outcomes) > 100
+    kinds = {kind.split(":")[0] for outcome in outcomes for kind in outcome.faults}
+    assert kinds >= {"kill", "partition", "pause", "tear", "cut", "degrade", "flap", "reset", "crash", "break", "wait"}
+
+
+async def _believe_every_doubt(self: Decisions, doubt: Any) -> None:
+    await self._apply(doubt)
+
+
+def _forget_what_was_sent(self: Exchanger, lease: Any, where: slice, sent: Any, received: Any, tally: Any) -> None:
+    torch.lerp(lease.own[where], self.codec.decode(received), 0.5, out=lease.out[where])
+
+
+async def _look_at_nobody(self: Daemon) -> list[Any]:
+    return []
+
+
+async def _wait_for_ever(self: Exchanger, stream: Any, tally: Any) -> Any:
+    return await stream.receive()
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("owner", "name", "mutant", "caught"),
+    [
+        (Decisions, "_settle", _believe_every_doubt, "ExactlyOnce"),
+        (Exchanger, "_mix", _forget_what_was_sent, "ExactlyOnce"),
+        (Daemon, "_look_around", _look_at_nobody, "NobodyStartsFromNothing"),
+        (Exchanger, "_receive", _wait_for_ever, "TheSwarmHeals|TheDeadAreMissed|Hang|did not stop"),
+    ],
+    ids=["exactly-once", "sum", "join", "deadline"],
+)
+def test_a_broken_rule_is_caught(
+    owner: type, name: str, mutant: Any, caught: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import re
+
+    assert callable(getattr(owner, name))
+    monkeypatch.setattr(owner, name, mutant)
+    topology = load(FILE, Topology)
+    failures = (outcome.failure for seed in range(MUTANT_SEEDS) if (outcome := judge(draw(topology, seed))).failure)
+    failure = next(failures, None)
+    assert failure is not None
+    assert re.search(caught, failure)
+
+
+def test_a_seed_is_the_same_trial_every_time() -> None:
+    topology = load(FILE, Topology)
+    one, other = judge(draw(topology, 3)), judge(draw(topology, 3))
+    assert one == other
+    assert one.trace != judge(draw(topology, 4)).trace
+
+
+def test_faults_that_do_not_matter_are_left_out() -> None:
+    kill = {"at": 3, "kill": "node-2", "for": 2}
+    noise: list[dict[str, Any]] = [{"at": at, "reset": {"from": "node-0", "to": "all"}} for at in range(5)]
+    body = yaml.safe_load(FILE.read_text())
+    trial = Trial(Topology.model_validate({**body, "faults": [*noise[:3], kill, *noise[3:]]}))
+    smallest = shrink(trial, lambda found: any(fault.verb() == "kill" for fault in found.topology.faults))
+    assert [fault.verb() for fault in smallest.topology.faults] == ["kill"]
+    assert not smallest.interference
+    assert keep(trial, [3]).topology.faults == smallest.topology.faults
+
+
+REGRESSIONS: list[dict[str, Any]] = yaml.safe_load((HERE / "regressions.yaml").read_text())
+
+
+@pytest.mark.parametrize("entry", REGRESSIONS, ids=lambda entry: entry["what"])
+def test_what_was_found_once_stays_mended(entry: dict[str, Any]) -> None:
+    topology = Topology.model_validate({**yaml.safe_load(FILE.read_text()), **entry.get("file", {})})
+    assert judge(draw(topology, entry["seed"], entry.get("mode", "safety"))).failure is None
