@@ -111,8 +111,6 @@ def up(
 
         topology = load(file, Topology, {**_overrides(settings), **({} if seed is None else {"run.seed": seed})})
         folder = out or Path("runs") / f"{topology.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-        if runtime != "sim" and (reason := next(topology.only_simulated(), None)):
-            raise ConfigError(f"{reason}; it takes --runtime sim")
         if runtime == "sim":
             from node import simulated
 

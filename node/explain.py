@@ -104,8 +104,9 @@ def _length(file: Topology, speeds: list[float], step_s: float) -> str:
 
 
 def _runtimes(file: Topology) -> str:
-    only_simulated = next(file.only_simulated(), None)
-    return f"{RUNTIMES[0]} alone: {only_simulated}" if only_simulated else ", ".join(RUNTIMES)
+    places = (".".join(map(str, place)) for place in file.only_simulated())
+    place = next(places, None)
+    return f"{RUNTIMES[0]} alone: no TCP connection does {place}" if place else ", ".join(RUNTIMES)
 
 
 def _nodes(file: Topology) -> list[str]:

@@ -14,8 +14,6 @@ from p2ptrain.config import NodeFile
 from p2ptrain.errors import ConfigError, Misplaced
 from p2ptrain.telemetry.mqtt_broker import without_password
 from p2ptrain.topology import Topology
-from p2ptrain.topology.faults import Degrade
-from p2ptrain.topology.links import ONLY_SIMULATED, Link
 from p2ptrain.training import devices, splits
 from p2ptrain.training.trainer import make_optimizer
 
@@ -43,21 +41,10 @@ def models_links(topology: Topology) -> bool:
 
 def check_real(topology: Topology) -> None:
     """That processes and real connections can do what it asks for. Raises `Misplaced`."""
-    for place in only_simulated(topology):
+    for place in topology.only_simulated():
         raise Misplaced(place, f"only `--runtime sim` can: no TCP connection does such a thing; {INSTEAD}")
     if models_links(topology) and "proxy" in topology.node:
         raise Misplaced(("node", "proxy"), "the links of this file need proxies of their own; leave it out")
-
-
-def only_simulated(topology: Topology) -> list[tuple[str | int, ...]]:
-    """Where it asks for what no real connection does."""
-    links = [(("links", key), link) for key, link in topology.links.items()]
-    links += [
-        (("faults", index, "link"), Link.model_validate(fault.link))
-        for index, fault in enumerate(topology.faults)
-        if isinstance(fault, Degrade)
-    ]
-    return [(*place, field) for place, link in links for field in ONLY_SIMULATED if getattr(link, field)]
 
 
 def prepare(out: Path) -> None:

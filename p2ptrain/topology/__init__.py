@@ -14,7 +14,7 @@ from p2ptrain.config import AGraph, NodeConfig, RunConfig, Strict
 from p2ptrain.errors import Misplaced
 from p2ptrain.registry import Like, explain
 from p2ptrain.swarm.records import NAME
-from p2ptrain.topology.faults import AnyFault, Degrade
+from p2ptrain.topology.faults import AnyFault, Degrade, Place
 from p2ptrain.topology.links import ONLY_SIMULATED, Link, Pair
 from p2ptrain.topology.plan import Cast, Deed, plan
 from p2ptrain.topology.quantities import Seconds
@@ -127,14 +127,13 @@ class Topology(Strict):
         settings = [self.links[key].model_dump(exclude_unset=True) for key in keys if key in self.links]
         return Link(**{key: value for setting in settings for key, value in setting.items()})
 
-    def only_simulated(self) -> Iterator[str]:
-        """What no other runtime can carry, and where."""
-        places = [(f"links.{key}", link) for key, link in self.links.items()]
-        places += [(f"faults.{i}", fault.link) for i, fault in enumerate(self.faults) if isinstance(fault, Degrade)]
-        for place, link in places:
-            yield from (
-                f"{place}.{field}: no TCP connection does that" for field in ONLY_SIMULATED if getattr(link, field)
-            )
+    def only_simulated(self) -> Iterator[Place]:
+        """Where it asks for what no real connection does."""
+        links: list[tuple[Place, Link]] = [(("links", key), link) for key, link in self.links.items()]
+        degraded = ((index, fault) for index, fault in enumerate(self.faults) if isinstance(fault, Degrade))
+        links += [(("faults", index, "link"), fault.link) for index, fault in degraded]
+        for place, link in links:
+            yield from ((*place, field) for field in ONLY_SIMULATED if getattr(link, field))
 
     @model_validator(mode="after")
     def _consistent(self) -> "Topology":
@@ -142,7 +141,7 @@ class Topology(Strict):
             raise Misplaced(place, reason)
         return self
 
-    def _contradictions(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    def _contradictions(self) -> Iterator[tuple[Place, str]]:
         names = [name for name, _ in self.members()]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -164,7 +163,7 @@ class Topology(Strict):
         yield from self._contradictions_in_links()
         yield from self._contradictions_in_faults()
 
-    def _contradictions_in_links(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    def _contradictions_in_links(self) -> Iterator[tuple[Place, str]]:
         sites = {group.site for group in self.nodes}
         for key in self.links:
             ends = [] if key == "default" else re.split("[->]", key)
@@ -176,7 +175,7 @@ class Topology(Strict):
             if "-" in key and f"{ends[1]}-{ends[0]}" in list(self.links)[: list(self.links).index(key)]:
                 yield ("links", key), f"is the same as {ends[1]}-{ends[0]}; for one way write {ends[0]}>{ends[1]}"
 
-    def _contradictions_in_faults(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    def _contradictions_in_faults(self) -> Iterator[tuple[Place, str]]:
         for index, fault in enumerate(self.faults):
             try:
                 fault.check(self.cast)

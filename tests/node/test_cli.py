@@ -133,7 +133,7 @@ def test_a_port_that_is_taken(good: Path, tmp_path: Path) -> None:
 def test_what_no_process_can_do_to_a_link_is_not_pretended(good: Path, tmp_path: Path) -> None:
     result = p2ptrain("up", good, "--set", "links={default: {drop: 0.1}}", "--out", tmp_path / "out")
     assert result.exit_code == 2
-    assert re.fullmatch(r"p2ptrain: .*good.yaml: links.default.drop: .*; it takes --runtime sim\n", result.stderr)
+    assert re.fullmatch(r"p2ptrain: .*good.yaml:1: links.default.drop: only `--runtime sim` can: .*\n", result.stderr)
     assert not (tmp_path / "out").exists()
 
 

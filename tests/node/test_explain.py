@@ -143,9 +143,9 @@ def test_what_each_node_sends() -> None:
 
 def test_what_only_the_simulator_can_carry() -> None:
     assert "runtimes    sim, process, docker\n" in explain.topology(topology(links={"eu": {"loss": "1%"}}))
-    assert "sim alone: links.eu.drop: no TCP" in explain.topology(topology(links={"eu": {"drop": "1%"}}))
+    assert "sim alone: no TCP connection does links.eu.drop" in explain.topology(topology(links={"eu": {"drop": "1%"}}))
     degrade = {"at": 1, "degrade": {"from": "eu", "to": "us"}, "link": {"corrupt": "1%"}}
-    assert "sim alone: faults.0.corrupt: no TCP" in explain.topology(topology(degrade))
+    assert "sim alone: no TCP connection does faults.0.link.corrupt" in explain.topology(topology(degrade))
     assert "sim, process" in explain.topology(topology(links={"eu": {"drop": 0}}))
 
 

@@ -132,7 +132,7 @@ def test_faults_and_views_are_those_of_the_fold() -> None:
         *(Stamped(f"node-{i}", 0, events.Started(f"id-{i}", i, "cpu", "127.0.0.1:1", 10, False)) for i in range(2)),
         Stamped("node-0", 1, events.Joined("id-1", "node-1")),
         Stamped("node-1", 1, events.Joined("id-0", "node-0")),
-        Stamped("swarm", 2.00004, events.Faulted(0, "pause", "pause node-1", "node-1")),
+        Stamped("", 2.00004, events.Faulted(0, "pause", "pause node-1", "node-1")),
         Stamped("node-0", 5.0, events.Left("id-1", "node-1", "silent")),
     ]
     made = summary.build(topology(views=3), fold(log, expecting(f"node-{i}" for i in range(4))), 1, None)
