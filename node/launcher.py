@@ -55,7 +55,7 @@ class Swarm:
         """Finds what can be wrong, and takes the ports; raises `ConfigError`. Nothing is started yet."""
         self.topology, self.out = topology, out
         resolve.check(topology)
-        self.files = resolve.node_files(topology, out)
+        self.files = self._node_files()
         resolve.prepare(out)
         self.state = expecting(self.files)
         self.epoch_unix_s = time.time()
@@ -112,7 +112,7 @@ class Swarm:
     async def kill(self, name: str) -> None:
         """As a power cut: SIGKILL to the daemon and its helpers."""
         if name in self.running:
-            _signal_group(self.pid(name), signal.SIGKILL)
+            self._kill([name])
         await self._ended(name)
 
     async def stop(self, name: str, timeout_s: float = DRAIN_S) -> None:
@@ -132,7 +132,7 @@ class Swarm:
         """A new process in the same home, after stopping one that still runs. It looks for the nodes that live now."""
         if name in self.running:
             await self.stop(name)
-        others = [self.files[other].node.listen for other in self.running][:3]
+        others = [self._address(other) for other in self.running][:3]
         file = self.files[name]
         bootstrap = tuple(dict.fromkeys((*others, *file.node.bootstrap)))
         self._fold(name, Restarted())
@@ -176,7 +176,7 @@ class Swarm:
         """At once; `finish` or `close` waits for the ends."""
         for name in self.running:
             self._running[name].asked = True
-            _signal_group(self.pid(name), signal.SIGKILL)
+        self._kill(self.running)
 
     async def close(self) -> None:
         """Nothing survives this: kill what runs, reap it, and write the log to its end."""
@@ -187,13 +187,36 @@ class Swarm:
             if self._log:
                 await asyncio.to_thread(self._log.close)
 
+    # What follows is different for nodes that are not plain processes of this machine.
+
+    def _node_files(self) -> dict[str, NodeFile]:
+        """Raises `ConfigError`."""
+        return resolve.node_files(self.topology, self.out)
+
+    def _address(self, name: str) -> str:
+        """Where others reach the node."""
+        return self.files[name].node.listen
+
+    def _command(self, name: str, arguments: list[str]) -> list[str]:
+        """A process that is the node, or stands for it: its pipes, its end, and how it takes SIGTERM."""
+        return [*PROGRAM, *arguments]
+
+    def _kill(self, names: list[str]) -> None:
+        """As a power cut, at once; nobody waits for the ends here."""
+        for name in names:
+            _signal_group(self.pid(name), signal.SIGKILL)
+
+    def _exit_code(self, code: int) -> int:
+        """The node's own, negative for a signal, from its process's."""
+        return code
+
     async def _spawn(self, name: str, file: NodeFile) -> None:
         home = self.home(name)
         home.mkdir(parents=True, exist_ok=True)
         (home / "final.safetensors").unlink(missing_ok=True)
         resolve.save(home / "node.yaml", file)
-        command = [*PROGRAM, "node", "--config", str(home / "node.yaml"), "--json", "--leash"]
-        command += ["--epoch", f"{self.epoch_unix_s:.6f}"]
+        arguments = ["node", "--config", str(home / "node.yaml"), "--json", "--leash"]
+        command = self._command(name, [*arguments, "--epoch", f"{self.epoch_unix_s:.6f}"])
         path = os.pathsep.join(part for part in (SOURCE_TREE, os.environ.get("PYTHONPATH")) if part)
         # Own pipes rather than subprocess.PIPE: asyncio's `wait` would also wait for helpers that hold an end of them.
         stdin, leash = os.pipe()
@@ -218,7 +241,7 @@ class Swarm:
         """Fold what the node says until its process has ended, and then how it ended."""
         reader = asyncio.create_task(self._read(name, events))
         reader.add_done_callback(self._read_ended)
-        code = await running.process.wait()
+        code = self._exit_code(await running.process.wait())
         _signal_group(running.process.pid, signal.SIGKILL)  # helpers that outlived their daemon
         os.close(running.leash)
         done, late = await asyncio.wait([reader], timeout=5.0)

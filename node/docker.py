@@ -1,0 +1,291 @@
+"""The docker runtime: each node of a topology in a container of its own, limited as its device is.
+
+Each swarm has a network of its own, and each node its address there; links are shaped and cut inside the containers
+(`node.docker_links`). The process that stands for a node is `docker run`, attached: it passes on what the node says,
+SIGTERM, the exit code, and when the launcher dies, the end of standard input.
+"""
+
+import asyncio
+import contextlib
+import ipaddress
+import os
+import secrets
+import socket
+import subprocess
+from collections import defaultdict
+from collections.abc import Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from node import docker_links, resolve
+from node.launcher import OnEvent, Swarm
+from p2ptrain.config import NodeFile
+from p2ptrain.errors import ConfigError
+from p2ptrain.telemetry.events import Noted
+from p2ptrain.topology import Topology
+from p2ptrain.topology.links import Link, Pair
+from p2ptrain.training.devices import PROFILES, Profile
+
+IMAGE = "p2ptrain"
+USER = 10001
+"""The image's own, for whoever is root here: a node never is."""
+PORT, DHT_PORT = 7000, 7001
+LABEL = "p2ptrain.launcher"
+MIN_CPUS = 0.2
+"""With less, a node takes a minute to start and misses its deadlines; what is still too fast then, waits."""
+GATE = "gate"
+GATED = f'echo {GATE}; read -r go && exec "$@"'
+"""A node starts once its links are as they should be."""
+TIMEOUT_S = 60.0
+
+
+class DockerError(RuntimeError):
+    """The engine refused; its last words."""
+
+
+class DockerSwarm(Swarm):
+    """As `Swarm`, in containers."""
+
+    def __init__(self, topology: Topology, out: Path, on_event: OnEvent | None = None) -> None:
+        self._num_cpus = _check_engine()
+        self._network = f"p2ptrain-{secrets.token_hex(3)}"
+        self._label = f"{LABEL}={_launcher()}/{self._network}"
+        self._addresses: dict[str, str] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        names = [name for name, _ in topology.members()]
+        self._links = {(a, b): topology.link((a, b)) for a in names for b in names if a != b}
+        self._told_about_netem = False
+        super().__init__(topology, out, on_event)
+
+    def container(self, name: str) -> str:
+        return f"{self._network}-{name}"
+
+    async def start(self) -> None:
+        await _remove_leftovers()
+        await self._make_network()
+        await super().start()
+
+    async def close(self) -> None:
+        try:
+            await super().close()
+        finally:
+            await asyncio.gather(*self._tasks)
+            await _remove([self._label])
+
+    async def pause(self, name: str) -> None:
+        """It stands still, with all its connections."""
+        await docker("pause", self.container(name))
+
+    async def resume(self, name: str) -> None:
+        await docker("unpause", self.container(name))
+
+    async def shape(self, links: Mapping[Pair, Link]) -> None:
+        """From now on these directions are such links; the others stay as they are."""
+        scripts = {name: (self._leaving(name), self._arriving(name)) for name in self.running}
+        self._links.update(links)
+        async with asyncio.TaskGroup() as group:
+            for name, before in scripts.items():
+                for old, new in zip(before, (self._leaving(name), self._arriving(name)), strict=True):
+                    if old != new:
+                        group.create_task(self._inside(name, new))
+
+    async def reset(self, pairs: Sequence[Pair]) -> None:
+        """Break the connections between these."""
+        others: dict[str, list[str]] = defaultdict(list)
+        for a, b in pairs:
+            others[a].append(self._addresses[b])
+        async with asyncio.TaskGroup() as group:
+            for name in set(others) & set(self.running):
+                group.create_task(self._inside(name, docker_links.broken(others[name])))
+
+    async def _make_network(self) -> None:
+        """With the subnet that the engine would choose, but said by us: only then can nodes be given addresses."""
+        label = ["--label", self._label]
+        await docker("network", "create", *label, self._network)
+        subnet = await docker("network", "inspect", "--format", "{{(index .IPAM.Config 0).Subnet}}", self._network)
+        await docker("network", "rm", self._network)
+        await docker("network", "create", *label, "--subnet", subnet, self._network)
+        hosts = ipaddress.ip_network(subnet).hosts()
+        next(hosts)  # the bridge
+        self._addresses = {name: str(host) for (name, _), host in zip(self.topology.members(), hosts, strict=False)}
+
+    def _node_files(self) -> dict[str, NodeFile]:
+        files = super()._node_files()
+        first = next(iter(files.values())).node
+        limits = cpu_limits([file.node.speed for file in files.values()], first.threads or 1, self._num_cpus)
+        self._cpus = {name: max(cpus, MIN_CPUS) for name, cpus in zip(files, limits, strict=True)}
+        doors = {first.listen: f"{first.name}:{PORT}"}
+        return {
+            name: resolve.with_node(
+                file,
+                listen=f"0.0.0.0:{PORT}",
+                announce=(f"{name}:{PORT}",),
+                dht_listen=f"0.0.0.0:{DHT_PORT}",
+                bootstrap=tuple(doors.get(door, door) for door in file.node.bootstrap),
+                threads=file.node.threads or 1,
+                speed=cpus / self._cpus[name],
+            )
+            for (name, file), cpus in zip(files.items(), limits, strict=True)
+        }
+
+    def _address(self, name: str) -> str:
+        return self.files[name].node.announce[0]
+
+    def _command(self, name: str, arguments: list[str]) -> list[str]:
+        home = self.home(name)
+        options = {
+            "name": self.container(name), "label": self._label, "network": self._network, "network-alias": name,
+            "ip": self._addresses[name], "user": _own(home), "mount": f"type=bind,source={home},target={home}",
+            "cpus": f"{self._cpus[name]:.2f}", "memory": f"{self._profile(name).memory_gib:g}g", "env": "HOME=/tmp",
+            "cap-drop": "ALL", "cap-add": "NET_ADMIN",  # not the node's, who is no root: for `_inside`
+            "log-driver": "none", "entrypoint": "sh",
+        }  # fmt: skip
+        command = ["docker", "run", "--rm", "--interactive", "--init"]
+        command += [f"--{option}={value}" for option, value in options.items()]
+        if self.files[name].node.device.startswith("cuda"):
+            command.append("--gpus=all")
+        task = Path(self.topology.run.task.name)
+        if task.suffix == ".py":  # it may read what lies beside it
+            folder = task.absolute().parent
+            command += [f"--mount=type=bind,source={folder},target={folder},readonly", f"--workdir={Path.cwd()}"]
+        return [*command, IMAGE, "-c", GATED, "sh", "p2ptrain", *arguments]
+
+    def _profile(self, name: str) -> Profile:
+        return PROFILES[self.files[name].node.profile or "this-machine"]
+
+    def _kill(self, names: list[str]) -> None:
+        for name in names:
+            self._in_background(self._kill_container(name))
+
+    async def _kill_container(self, name: str) -> None:
+        """Also one that is only just being made."""
+        while name in self.running:
+            try:
+                await docker("kill", self.container(name))
+            except DockerError:
+                await asyncio.sleep(0.2)
+            else:
+                return
+
+    def _exit_code(self, code: int) -> int:
+        return 128 - code if code > 130 else code
+
+    def _line(self, name: str, line: bytes) -> None:
+        if line.decode(errors="replace").strip() == GATE:
+            self._in_background(self._let_go(name))
+        else:
+            super()._line(name, line)
+
+    async def _let_go(self, name: str) -> None:
+        """Its network is there: make its links, then let the node start."""
+        try:
+            await self._inside(name, self._leaving(name))
+            await self._inside(name, self._arriving(name))
+        except DockerError as error:
+            if name in self.running:
+                self._fold(name, Noted("error", f"its links cannot be made: {error}"))
+                self._kill([name])
+            return
+        if name in self.running:
+            with contextlib.suppress(BrokenPipeError):  # it has just ended
+                os.write(self._running[name].leash, b"go\n")
+
+    def _leaving(self, name: str) -> str:
+        links = {self._addresses[b]: link for (a, b), link in self._links.items() if a == name}
+        return docker_links.leaving(self._profile(name).uplink_mbit_s * 1e6, links)
+
+    def _arriving(self, name: str) -> str:
+        return docker_links.arriving({self._addresses[a]: link for (a, b), link in self._links.items() if b == name})
+
+    async def _inside(self, name: str, script: str) -> None:
+        """Run as root in the node's network; the node itself has no such rights."""
+        said = await docker("exec", "--user", "root", self.container(name), "sh", "-c", script)
+        if docker_links.NO_NETEM in said and not self._told_about_netem:
+            self._told_about_netem = True
+            self._fold(name, Noted("warning", "this kernel has no netem: links have no latency and no jitter"))
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.append(asyncio.create_task(work))
+
+
+def cpu_limits(speeds: Sequence[float], threads: int, num_cpus: float) -> list[float]:
+    """CPUs for nodes of these relative speeds, none more than its threads can use, all together what there is."""
+    whole = min(threads, num_cpus / sum(speeds))
+    return [whole * speed for speed in speeds]
+
+
+async def docker(*arguments: str) -> str:
+    """What the command says; raises `DockerError`."""
+    process = await asyncio.create_subprocess_exec(
+        "docker", *arguments, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            said, complaint = await process.communicate()
+    except BaseException:
+        process.kill()
+        await process.wait()
+        raise
+    if process.returncode:
+        raise DockerError((complaint.decode(errors="replace").strip() or "no reason given").splitlines()[-1])
+    return said.decode(errors="replace").strip()
+
+
+def _check_engine() -> int:
+    """How many CPUs it has. Raises `ConfigError` when there is none, or not the image."""
+    try:
+        engine = subprocess.run(
+            ["docker", "info", "--format", "{{.NCPU}}"], capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        raise ConfigError("--runtime docker: there is no docker command here: install Docker") from None
+    if engine.returncode or not int(engine.stdout or 0):
+        raise ConfigError("--runtime docker: no Docker engine answers: start it, or say with DOCKER_HOST where it is")
+    if subprocess.run(["docker", "image", "inspect", IMAGE], capture_output=True, check=False).returncode:
+        raise ConfigError(f"--runtime docker: there is no image {IMAGE} yet: `make docker-image` builds it")
+    return int(engine.stdout)
+
+
+def _own(home: Path) -> str:
+    """Who the container's node is: the launcher's user, or when that is root the image's own. The files are theirs."""
+    user, group = (os.getuid(), os.getgid()) if os.getuid() else (USER, USER)
+    for path in (home, home / "node.yaml"):
+        os.chown(path, user, group)
+    return f"{user}:{group}"
+
+
+def _launcher() -> str:
+    return f"{socket.gethostname()}/{os.getpid()}"
+
+
+async def _remove_leftovers() -> None:
+    """What launchers of this machine have left that are no more."""
+    kinds = (("ps", "--all"), ("network", "ls"))
+    found = [
+        await docker(*kind, "--filter", f"label={LABEL}", "--format", f'{{{{.Label "{LABEL}"}}}}') for kind in kinds
+    ]
+    labels = {label for text in found for label in text.split()}
+    await _remove([f"{LABEL}={label}" for label in labels if _is_orphan(label)])
+
+
+def _is_orphan(label: str) -> bool:
+    host, pid, _ = label.split("/")
+    if host != socket.gethostname():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # somebody else's, and alive
+        pass
+    return False
+
+
+async def _remove(labels: Sequence[str]) -> None:
+    """Containers and networks."""
+    for label in labels:
+        if containers := (await docker("ps", "--all", "--quiet", "--filter", f"label={label}")).split():
+            await docker("rm", "--force", *containers)
+        if networks := (await docker("network", "ls", "--quiet", "--filter", f"label={label}")).split():
+            await docker("network", "rm", *networks)
