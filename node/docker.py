@@ -136,7 +136,8 @@ class DockerSwarm(Swarm):
         options = {
             "name": self.container(name), "label": self._label, "network": self._network, "network-alias": name,
             "ip": self._addresses[name], "user": _own(home), "mount": f"type=bind,source={home},target={home}",
-            "cpus": f"{self._cpus[name]:.2f}", "memory": f"{self._profile(name).memory_gib:g}g", "env": "HOME=/tmp",
+            "cpus": f"{self._cpus[name]:.2f}", "memory": f"{self._profile(name).memory_gib:g}g",
+            "cpu-shares": round(1024 * self._cpus[name]), "env": "HOME=/tmp",
             "cap-drop": "ALL", "cap-add": "NET_ADMIN",  # not the node's, who is no root: for `_inside`
             "log-driver": "none", "entrypoint": "sh",
         }  # fmt: skip
