@@ -95,7 +95,9 @@ def _options(
 @app.command()
 def up(
     file: Annotated[Path, typer.Argument(help="A topology file (YAML).")],
-    runtime: Annotated[str, typer.Option(help="Where the nodes run: process, docker, or sim (virtual time).")] = "process",
+    runtime: Annotated[
+        str, typer.Option(help="Where the nodes run: process, docker, or sim (virtual time).")
+    ] = "process",
     seed: Annotated[int | None, typer.Option(help="Overrides run.seed.")] = None,
     settings: Settings = [],  # noqa: B006
     out: Out = None,

@@ -21,7 +21,7 @@ from node import docker_links, resolve
 from node.launcher import OnEvent, Swarm
 from p2ptrain.config import NodeFile
 from p2ptrain.errors import ConfigError
-from p2ptrain.telemetry.events import Noted
+from p2ptrain.telemetry.events import Noted, Stamped, Started
 from p2ptrain.topology import Topology
 from p2ptrain.topology.links import Link, Pair
 from p2ptrain.training.devices import PROFILES, Profile
@@ -32,7 +32,7 @@ USER = 10001
 PORT, DHT_PORT = 7000, 7001
 LABEL = "p2ptrain.launcher"
 MIN_CPUS = 0.2
-"""With less, a node takes a minute to start and misses its deadlines; what is still too fast then, waits."""
+"""With less, a node misses its deadlines; what is still too fast then, waits."""
 GATE = "gate"
 GATED = f'echo {GATE}; read -r go && exec "$@"'
 """A node starts once its links are as they should be."""
@@ -136,8 +136,7 @@ class DockerSwarm(Swarm):
         options = {
             "name": self.container(name), "label": self._label, "network": self._network, "network-alias": name,
             "ip": self._addresses[name], "user": _own(home), "mount": f"type=bind,source={home},target={home}",
-            "cpus": f"{self._cpus[name]:.2f}", "memory": f"{self._profile(name).memory_gib:g}g",
-            "cpu-shares": round(1024 * self._cpus[name]), "env": "HOME=/tmp",
+            "memory": f"{self._profile(name).memory_gib:g}g", "env": "HOME=/tmp",
             "cap-drop": "ALL", "cap-add": "NET_ADMIN",  # not the node's, who is no root: for `_inside`
             "log-driver": "none", "entrypoint": "sh",
         }  # fmt: skip
@@ -176,6 +175,17 @@ class DockerSwarm(Swarm):
             self._in_background(self._let_go(name))
         else:
             super()._line(name, line)
+
+    def _take(self, stamped: Stamped) -> None:
+        super()._take(stamped)
+        if isinstance(stamped.event, Started):
+            self._in_background(self._slow_down(stamped.node))
+
+    async def _slow_down(self, name: str) -> None:
+        """To its device's speed, from here on: loading libraries would take the slow ones minutes."""
+        cpus = self._cpus[name]
+        with contextlib.suppress(DockerError):  # it has just ended
+            await docker("update", f"--cpus={cpus:.2f}", f"--cpu-shares={1024 * cpus:.0f}", self.container(name))
 
     async def _let_go(self, name: str) -> None:
         """Its network is there: make its links, then let the node start."""

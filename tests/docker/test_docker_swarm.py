@@ -71,7 +71,6 @@ def test_the_quickstart_meets_its_expectations_in_containers(tmp_path: Path) -> 
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads((out / "summary.json").read_text())
     assert result["runtime"] == "docker"
-    assert result["consensus"] == 0.0
     assert all(node["exchanges"] > 5 for node in result["nodes"].values())
     assert left_over() == ""
 
@@ -133,6 +132,18 @@ def has_netem() -> bool:
     network = ["--network", "none", "--cap-add", "NET_ADMIN", "--user", "root", "--entrypoint", "tc"]
     command = ["docker", "run", "--rm", *network, "p2ptrain", "qdisc", "add", "dev", "lo", "root", "netem"]
     return subprocess.run(command, capture_output=True, check=False, timeout=30).returncode == 0
+
+
+async def test_a_node_has_the_cpus_and_the_memory_of_its_device(tmp_path: Path) -> None:
+    devices = [{"name": "fast", "device": "a100"}, {"name": "slow", "device": "rtx3090"}]
+    async with DockerSwarm(topology(2, nodes=devices), tmp_path) as swarm:
+        await swarm.wait(whole(swarm.files), START_S)
+        await swarm.wait(swapping(swarm.state, swarm.files), 60)
+        limits = "{{.HostConfig.NanoCpus}} {{.HostConfig.Memory}}"
+        found = [docker("inspect", "--format", limits, swarm.container(name)).split() for name in swarm.files]
+    (fast_cpus, fast_bytes), (slow_cpus, slow_bytes) = [(int(cpus), int(size)) for cpus, size in found]
+    assert slow_cpus == pytest.approx(fast_cpus / 4, rel=0.05)  # 80 and 20 TFLOP/s
+    assert (fast_bytes, slow_bytes) == (80 << 30, 24 << 30)
 
 
 async def test_a_paused_container_stands_still(tmp_path: Path) -> None:
