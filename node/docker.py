@@ -10,17 +10,15 @@ import contextlib
 import ipaddress
 import os
 import secrets
-import socket
-import subprocess
 from collections import defaultdict
 from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from node import docker_links, resolve
+from node import docker_engine, docker_links, resolve
+from node.docker_engine import DockerError, docker
 from node.launcher import OnEvent, Swarm
 from p2ptrain.config import NodeFile
-from p2ptrain.errors import ConfigError
 from p2ptrain.telemetry.events import Noted, Stamped, Started
 from p2ptrain.topology import Topology
 from p2ptrain.topology.links import Link, Pair
@@ -30,30 +28,29 @@ IMAGE = "p2ptrain"
 USER = 10001
 """The image's own, for whoever is root here: a node never is."""
 PORT, DHT_PORT = 7000, 7001
-LABEL = "p2ptrain.launcher"
 MIN_CPUS = 0.2
 """With less, a node misses its deadlines; what is still too fast then, waits."""
 GATE = "gate"
 GATED = f'echo {GATE}; read -r go && exec "$@"'
 """A node starts once its links are as they should be."""
-TIMEOUT_S = 60.0
-
-
-class DockerError(RuntimeError):
-    """The engine refused; its last words."""
+ENDING_S = 5.0
 
 
 class DockerSwarm(Swarm):
     """As `Swarm`, in containers."""
 
     def __init__(self, topology: Topology, out: Path, on_event: OnEvent | None = None) -> None:
-        self._num_cpus = _check_engine()
+        self._num_cpus = docker_engine.check(IMAGE)
         self._network = f"p2ptrain-{secrets.token_hex(3)}"
-        self._label = f"{LABEL}={_launcher()}/{self._network}"
+        self._label = docker_engine.label(self._network)
         self._addresses: dict[str, str] = {}
         self._tasks: list[asyncio.Task[None]] = []
         names = [name for name, _ in topology.members()]
         self._links = {(a, b): topology.link((a, b)) for a in names for b in names if a != b}
+        self._made: dict[str, list[str]] = {}
+        """What each container was last told about its links."""
+        self._turns = defaultdict[str, asyncio.Lock](asyncio.Lock)
+        self._paused: set[str] = set()
         self._told_about_netem = False
         super().__init__(topology, out, on_event)
 
@@ -61,33 +58,35 @@ class DockerSwarm(Swarm):
         return f"{self._network}-{name}"
 
     async def start(self) -> None:
-        await _remove_leftovers()
+        await docker_engine.remove_leftovers()
         await self._make_network()
         await super().start()
 
     async def close(self) -> None:
         try:
             await super().close()
-        finally:
             await asyncio.gather(*self._tasks)
-            await _remove([self._label])
+        finally:
+            await docker_engine.remove([self._label])
 
     async def pause(self, name: str) -> None:
         """It stands still, with all its connections."""
-        await docker("pause", self.container(name))
+        if name in self.running and name not in self._paused:
+            self._paused.add(name)
+            await docker("pause", self.container(name))
 
     async def resume(self, name: str) -> None:
-        await docker("unpause", self.container(name))
+        if name in self.running and name in self._paused:
+            await docker("unpause", self.container(name))
+            self._paused.remove(name)
+            await self._make_links(name)
 
     async def shape(self, links: Mapping[Pair, Link]) -> None:
         """From now on these directions are such links; the others stay as they are."""
-        scripts = {name: (self._leaving(name), self._arriving(name)) for name in self.running}
         self._links.update(links)
         async with asyncio.TaskGroup() as group:
-            for name, before in scripts.items():
-                for old, new in zip(before, (self._leaving(name), self._arriving(name)), strict=True):
-                    if old != new:
-                        group.create_task(self._inside(name, new))
+            for name in self._made:
+                group.create_task(self._make_links(name))
 
     async def reset(self, pairs: Sequence[Pair]) -> None:
         """Break the connections between these."""
@@ -95,7 +94,7 @@ class DockerSwarm(Swarm):
         for a, b in pairs:
             others[a].append(self._addresses[b])
         async with asyncio.TaskGroup() as group:
-            for name in set(others) & set(self.running):
+            for name in others.keys() & set(self.running) - self._paused:
                 group.create_task(self._inside(name, docker_links.broken(others[name])))
 
     async def _make_network(self) -> None:
@@ -132,6 +131,8 @@ class DockerSwarm(Swarm):
         return self.files[name].node.announce[0]
 
     def _command(self, name: str, arguments: list[str]) -> list[str]:
+        self._made.pop(name, None)
+        self._paused.discard(name)
         home = self.home(name)
         options = {
             "name": self.container(name), "label": self._label, "network": self._network, "network-alias": name,
@@ -189,28 +190,42 @@ class DockerSwarm(Swarm):
 
     async def _let_go(self, name: str) -> None:
         """Its network is there: make its links, then let the node start."""
+        self._made[name] = ["", ""]
         try:
-            await self._inside(name, self._leaving(name))
-            await self._inside(name, self._arriving(name))
+            await self._make_links(name)
         except DockerError as error:
-            if name in self.running:
-                self._fold(name, Noted("error", f"its links cannot be made: {error}"))
-                self._kill([name])
-            return
+            self._fold(name, Noted("error", f"its links cannot be made: {error}"))
+            self._kill([name])
+        else:
+            self._open(name)
+
+    def _open(self, name: str) -> None:
         if name in self.running:
             with contextlib.suppress(BrokenPipeError):  # it has just ended
                 os.write(self._running[name].leash, b"go\n")
 
-    def _leaving(self, name: str) -> str:
-        links = {self._addresses[b]: link for (a, b), link in self._links.items() if a == name}
-        return docker_links.leaving(self._profile(name).uplink_mbit_s * 1e6, links)
-
-    def _arriving(self, name: str) -> str:
-        return docker_links.arriving({self._addresses[a]: link for (a, b), link in self._links.items() if b == name})
+    async def _make_links(self, name: str) -> None:
+        """As they are by now; what is so already is left alone, with the packets that wait in it."""
+        async with self._turns[name]:
+            leaving = {self._addresses[b]: link for (a, b), link in self._links.items() if a == name}
+            arriving = {self._addresses[a]: link for (a, b), link in self._links.items() if b == name}
+            uplink = self._profile(name).uplink_mbit_s * 1e6
+            scripts = [docker_links.leaving(uplink, leaving), docker_links.arriving(arriving)]
+            for index, script in enumerate(scripts):
+                if name in self.running and name not in self._paused and self._made[name][index] != script:
+                    await self._inside(name, script)
+                    self._made[name][index] = script
 
     async def _inside(self, name: str, script: str) -> None:
         """Run as root in the node's network; the node itself has no such rights."""
-        said = await docker("exec", "--user", "root", self.container(name), "sh", "-c", script)
+        try:
+            said = await docker("exec", "--user", "root", self.container(name), "sh", "-c", script)
+        except DockerError:
+            with contextlib.suppress(TimeoutError):  # perhaps only because it has just ended
+                async with asyncio.timeout(ENDING_S):
+                    await self._ended(name)
+                    return
+            raise
         if docker_links.NO_NETEM in said and not self._told_about_netem:
             self._told_about_netem = True
             self._fold(name, Noted("warning", "this kernel has no netem: links have no latency and no jitter"))
@@ -225,78 +240,9 @@ def cpu_limits(speeds: Sequence[float], threads: int, num_cpus: float) -> list[f
     return [whole * speed for speed in speeds]
 
 
-async def docker(*arguments: str) -> str:
-    """What the command says; raises `DockerError`."""
-    process = await asyncio.create_subprocess_exec(
-        "docker", *arguments, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
-    try:
-        async with asyncio.timeout(TIMEOUT_S):
-            said, complaint = await process.communicate()
-    except BaseException:
-        process.kill()
-        await process.wait()
-        raise
-    if process.returncode:
-        raise DockerError((complaint.decode(errors="replace").strip() or "no reason given").splitlines()[-1])
-    return said.decode(errors="replace").strip()
-
-
-def _check_engine() -> int:
-    """How many CPUs it has. Raises `ConfigError` when there is none, or not the image."""
-    try:
-        engine = subprocess.run(
-            ["docker", "info", "--format", "{{.NCPU}}"], capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError:
-        raise ConfigError("--runtime docker: there is no docker command here: install Docker") from None
-    if engine.returncode or not int(engine.stdout or 0):
-        raise ConfigError("--runtime docker: no Docker engine answers: start it, or say with DOCKER_HOST where it is")
-    if subprocess.run(["docker", "image", "inspect", IMAGE], capture_output=True, check=False).returncode:
-        raise ConfigError(f"--runtime docker: there is no image {IMAGE} yet: `make docker-image` builds it")
-    return int(engine.stdout)
-
-
 def _own(home: Path) -> str:
     """Who the container's node is: the launcher's user, or when that is root the image's own. The files are theirs."""
     user, group = (os.getuid(), os.getgid()) if os.getuid() else (USER, USER)
     for path in (home, home / "node.yaml"):
         os.chown(path, user, group)
     return f"{user}:{group}"
-
-
-def _launcher() -> str:
-    return f"{socket.gethostname()}/{os.getpid()}"
-
-
-async def _remove_leftovers() -> None:
-    """What launchers of this machine have left that are no more."""
-    kinds = (("ps", "--all"), ("network", "ls"))
-    found = [
-        await docker(*kind, "--filter", f"label={LABEL}", "--format", f'{{{{.Label "{LABEL}"}}}}') for kind in kinds
-    ]
-    labels = {label for text in found for label in text.split()}
-    await _remove([f"{LABEL}={label}" for label in labels if _is_orphan(label)])
-
-
-def _is_orphan(label: str) -> bool:
-    host, pid, _ = label.split("/")
-    if host != socket.gethostname():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:  # somebody else's, and alive
-        pass
-    return False
-
-
-async def _remove(labels: Sequence[str]) -> None:
-    """Containers and networks."""
-    for label in labels:
-        if containers := (await docker("ps", "--all", "--quiet", "--filter", f"label={label}")).split():
-            await docker("rm", "--force", *containers)
-        if networks := (await docker("network", "ls", "--quiet", "--filter", f"label={label}")).split():
-            await docker("network", "rm", *networks)

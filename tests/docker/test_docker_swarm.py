@@ -12,8 +12,8 @@ import pytest
 import yaml
 from conftest import docker, until
 
-from node import docker as runtime
-from node.docker import DockerSwarm
+from node.docker import DockerSwarm, cpu_limits
+from node.docker_engine import LABEL
 from p2ptrain.telemetry.events import Exchanged, Stamped
 from p2ptrain.telemetry.state import SwarmState
 from p2ptrain.topology import Topology
@@ -52,13 +52,13 @@ def swapping(state: SwarmState, names: Iterable[str], num: int = 3) -> Callable[
 
 
 def test_cpus_are_shared_out_by_speed_and_none_gets_more_than_it_can_use() -> None:
-    assert runtime.cpu_limits([1.0, 0.5, 0.1], threads=1, num_cpus=16) == [1.0, 0.5, 0.1]
-    assert runtime.cpu_limits([1.0, 0.5, 0.5], threads=1, num_cpus=1) == [0.5, 0.25, 0.25]
+    assert cpu_limits([1.0, 0.5, 0.1], threads=1, num_cpus=16) == [1.0, 0.5, 0.1]
+    assert cpu_limits([1.0, 0.5, 0.5], threads=1, num_cpus=1) == [0.5, 0.25, 0.25]
 
 
 def left_over() -> str:
     """Containers and networks of swarms."""
-    label = f"label={runtime.LABEL}"
+    label = f"label={LABEL}"
     return docker("ps", "--all", "--quiet", "--filter", label) + docker("network", "ls", "--quiet", "--filter", label)
 
 
@@ -183,7 +183,7 @@ async def test_nodes_leave_when_their_launcher_is_killed_and_the_next_one_cleans
 ) -> None:
     launcher.kill()
     launcher.wait()
-    until(lambda: docker("ps", "--quiet", "--filter", f"label={runtime.LABEL}") == "", 60, "gone")
+    until(lambda: docker("ps", "--quiet", "--filter", f"label={LABEL}") == "", 60, "gone")
     assert left_over() != ""
     async with DockerSwarm(topology(1), tmp_path / "next"):
         pass
