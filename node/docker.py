@@ -48,9 +48,8 @@ class DockerSwarm(Swarm):
         names = [name for name, _ in topology.members()]
         self._links = {(a, b): topology.link((a, b)) for a in names for b in names if a != b}
         self._made: dict[str, list[str]] = {}
-        """What each container was last told about its links."""
+        """What each container was last told about its links; before it can be told anything, it is not in here."""
         self._turns = defaultdict[str, asyncio.Lock](asyncio.Lock)
-        self._paused: set[str] = set()
         self._told_about_netem = False
         super().__init__(topology, out, on_event)
 
@@ -70,16 +69,13 @@ class DockerSwarm(Swarm):
             await docker_engine.remove([self._label])
 
     async def pause(self, name: str) -> None:
-        """It stands still, with all its connections."""
-        if name in self.running and name not in self._paused:
-            self._paused.add(name)
-            await docker("pause", self.container(name))
+        """It stands still, with all its connections; the engine's own pause gives up on a container that is busy."""
+        if name in self._made:
+            await self._inside(name, "kill -s STOP -- -1")
 
     async def resume(self, name: str) -> None:
-        if name in self.running and name in self._paused:
-            await docker("unpause", self.container(name))
-            self._paused.remove(name)
-            await self._make_links(name)
+        if name in self._made:
+            await self._inside(name, "kill -s CONT -- -1")
 
     async def shape(self, links: Mapping[Pair, Link]) -> None:
         """From now on these directions are such links; the others stay as they are."""
@@ -94,8 +90,8 @@ class DockerSwarm(Swarm):
         for a, b in pairs:
             others[a].append(self._addresses[b])
         async with asyncio.TaskGroup() as group:
-            for name in others.keys() & set(self.running) - self._paused:
-                group.create_task(self._inside(name, docker_links.broken(others[name])))
+            for name in others.keys() & set(self.running):
+                group.create_task(self._inside(name, docker_links.broken(others[name]), "--user=root"))
 
     async def _make_network(self) -> None:
         """With the subnet that the engine would choose, but said by us: only then can nodes be given addresses."""
@@ -132,7 +128,6 @@ class DockerSwarm(Swarm):
 
     def _command(self, name: str, arguments: list[str]) -> list[str]:
         self._made.pop(name, None)
-        self._paused.discard(name)
         home = self.home(name)
         options = {
             "name": self.container(name), "label": self._label, "network": self._network, "network-alias": name,
@@ -211,15 +206,16 @@ class DockerSwarm(Swarm):
             arriving = {self._addresses[a]: link for (a, b), link in self._links.items() if b == name}
             uplink = self._profile(name).uplink_mbit_s * 1e6
             scripts = [docker_links.leaving(uplink, leaving), docker_links.arriving(arriving)]
+            made = self._made.get(name, scripts)  # the list is the container's: the next one has its own
             for index, script in enumerate(scripts):
-                if name in self.running and name not in self._paused and self._made[name][index] != script:
-                    await self._inside(name, script)
-                    self._made[name][index] = script
+                if name in self.running and made[index] != script:
+                    await self._inside(name, script, "--user=root")
+                    made[index] = script
 
-    async def _inside(self, name: str, script: str) -> None:
-        """Run as root in the node's network; the node itself has no such rights."""
+    async def _inside(self, name: str, script: str, *options: str) -> None:
+        """Beside the node, and as the user that it is; as root, with the network's rights, which it has not."""
         try:
-            said = await docker("exec", "--user", "root", self.container(name), "sh", "-c", script)
+            said = await docker("exec", *options, self.container(name), "sh", "-c", script)
         except DockerError:
             with contextlib.suppress(TimeoutError):  # perhaps only because it has just ended
                 async with asyncio.timeout(ENDING_S):
