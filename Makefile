@@ -3,11 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install install-dev swarm test check tests bench protos clean
+.PHONY: help install install-dev swarm test check tests test-docker docker-image secrets bench protos clean
 
 help:
 	@echo "make swarm        four unequal nodes train a small language model, in about two minutes"
 	@echo "make test         lint, types, imports, tests"
+	@echo "make test-docker  the same nodes in containers; makes a Docker engine where there is none"
+	@echo "make secrets      what docker compose up needs: a swarm key and a broker's password, in .env"
 	@echo "make install      a .venv with everything that a node needs"
 	@echo "make bench        all benchmarks, as tables"
 	@echo "make protos       regenerate p2ptrain/wire from protos/"
@@ -39,6 +41,25 @@ check: install-dev
 
 tests: install-dev
 	$(BIN)/python -m pytest -q
+
+test-docker: install-dev
+	environment=$$(docker/engine.sh) && eval "$$environment" && $(MAKE) docker-image PIP_ARGS=--no-index && \
+		$(BIN)/python -m pytest -q tests/docker
+
+docker-image: docker/wheels/made
+	docker build --quiet --file docker/Dockerfile --build-arg PIP_ARGS="$(PIP_ARGS)" --tag p2ptrain .
+
+docker/wheels/made: pyproject.toml constraints.txt | .venv/bin/python
+	rm -f docker/wheels/*.whl
+	$(BIN)/python -m pip wheel --quiet --wheel-dir docker/wheels --constraint constraints.txt . 'setuptools>=77'
+	rm docker/wheels/p2ptrain-*.whl
+	touch $@
+
+secrets: .env
+
+.env:
+	umask 077 && $(PYTHON) -c 'from secrets import token_hex as new; \
+		print(f"P2PTRAIN_KEY={new(24)}\nP2PTRAIN_MQTT_PASSWORD={new(24)}")' > $@
 
 bench: install-dev
 	for name in codec exchange average overlap idle; do $(BIN)/python -m benchmarks.$$name || exit 1; done

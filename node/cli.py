@@ -95,7 +95,9 @@ def _options(
 @app.command()
 def up(
     file: Annotated[Path, typer.Argument(help="A topology file (YAML).")],
-    runtime: Annotated[str, typer.Option(help="Where the nodes run: process, or sim (virtual time).")] = "process",
+    runtime: Annotated[
+        str, typer.Option(help="Where the nodes run: process, docker, or sim (virtual time).")
+    ] = "process",
     seed: Annotated[int | None, typer.Option(help="Overrides run.seed.")] = None,
     settings: Settings = [],  # noqa: B006
     out: Out = None,
@@ -103,12 +105,12 @@ def up(
 ) -> None:
     """Bring up a swarm, watch it train, and check what is expected of it."""
     with _mistakes(str(file)):
-        if runtime not in ("sim", "process"):
-            raise ConfigError(f"--runtime {runtime} is unknown; there is sim and process")
         from node import up as runner
         from p2ptrain.config import load, placed
         from p2ptrain.topology import Topology
 
+        if runtime not in ("sim", *runner.RUNTIMES):
+            raise ConfigError(f"--runtime {runtime} is unknown; there is sim, {' and '.join(runner.RUNTIMES)}")
         topology = load(file, Topology, {**_overrides(settings), **({} if seed is None else {"run.seed": seed})})
         folder = out or Path("runs") / f"{topology.name}-{time.strftime('%Y%m%d-%H%M%S')}"
         if runtime == "sim":
@@ -117,7 +119,7 @@ def up(
             code = simulated.up(topology, folder, runner.terminal())
         else:
             with placed(file):
-                code = asyncio.run(runner.up(topology, folder))
+                code = asyncio.run(runner.up(topology, folder, runtime=runtime))
     if show:
         import webbrowser
 

@@ -51,7 +51,7 @@ class Swarm:
         self.topology, self.out = topology, out
         resolve.check(topology)
         resolve.check_real(topology)
-        self.files = resolve.node_files(topology, out)
+        self.files = self._node_files()
         resolve.prepare(out)
         self.state = expecting(self.files)
         self.epoch_unix_s = time.time()
@@ -113,11 +113,7 @@ class Swarm:
         """All but the late ones; from now on, the faults of the topology come at their times."""
         resolve.save(self.out / "topology.yaml", self.topology)
         self._log = sinks.to_file(self.out / "events.jsonl")
-        if resolve.models_links(self.topology):
-            ports = {int(file.node.listen.rpartition(":")[2]): name for name, file in self.files.items()}
-            self._proxy = FaultProxy(self.topology, ports)
-            for name, proxy in (await self._proxy.start()).items():
-                self.files[name] = resolve.with_node(self.files[name], proxy=proxy)
+        await self._prepare_links()
         for name, file in self.files.items():
             if name not in self._late:
                 await self._spawn(name, file)
@@ -143,7 +139,7 @@ class Swarm:
     async def kill(self, name: str) -> None:
         """As a power cut: SIGKILL to the daemon and its helpers."""
         if name in self.running:
-            self._processes[name].kill()
+            self._kill([name])
         await self._ended(name)
 
     async def stop(self, name: str, timeout_s: float = DRAIN_S) -> None:
@@ -173,7 +169,7 @@ class Swarm:
             return
         if name in self._processes:
             self._fold(name, Restarted())
-        others = [self.files[other].node.listen for other in self.running][:3]
+        others = [self._address(other) for other in self.running][:3]
         file = self.files[name]
         bootstrap = tuple(dict.fromkeys((*others, *file.node.bootstrap)))
         await self._spawn(name, resolve.with_node(file, bootstrap=bootstrap))
@@ -288,8 +284,7 @@ class Swarm:
     def kill_all(self) -> None:
         """At once; `finish` or `close` waits for the ends."""
         self._no_more_faults()
-        for process in self._processes.values():
-            process.kill()
+        self._kill(self.running)
 
     async def close(self) -> None:
         """Nothing survives this: kill what runs, reap it, and write the log to its end."""
@@ -302,13 +297,43 @@ class Swarm:
             if self._log:
                 await asyncio.to_thread(self._log.close)
 
+    # What follows is different for nodes that are not plain processes of this machine.
+
+    async def _prepare_links(self) -> None:
+        if resolve.models_links(self.topology):
+            ports = {int(file.node.listen.rpartition(":")[2]): name for name, file in self.files.items()}
+            self._proxy = FaultProxy(self.topology, ports)
+            for name, proxy in (await self._proxy.start()).items():
+                self.files[name] = resolve.with_node(self.files[name], proxy=proxy)
+
+    def _node_files(self) -> dict[str, NodeFile]:
+        """Raises `ConfigError`."""
+        return resolve.node_files(self.topology, self.out)
+
+    def _address(self, name: str) -> str:
+        """Where others reach the node."""
+        return self.files[name].node.listen
+
+    def _command(self, name: str, arguments: list[str]) -> list[str]:
+        """A process that is the node, or stands for it: its pipes, its end, and how it takes SIGTERM."""
+        return [*PROGRAM, *arguments]
+
+    def _kill(self, names: list[str]) -> None:
+        """As a power cut, at once; nobody waits for the ends here."""
+        for name in names:
+            self._processes[name].kill()
+
+    def _exit_code(self, code: int) -> int:
+        """The node's own, negative for a signal, from its process's."""
+        return code
+
     async def _spawn(self, name: str, file: NodeFile) -> None:
         home = self.home(name)
         home.mkdir(parents=True, exist_ok=True)
         (home / "final.safetensors").unlink(missing_ok=True)
         resolve.save(home / "node.yaml", file)
-        command = [*PROGRAM, "node", "--config", str(home / "node.yaml"), "--json", "--leash"]
-        command += ["--epoch", f"{self.epoch_unix_s:.6f}"]
+        arguments = ["node", "--config", str(home / "node.yaml"), "--json", "--leash"]
+        command = self._command(name, [*arguments, "--epoch", f"{self.epoch_unix_s:.6f}"])
         path = os.pathsep.join(part for part in (SOURCE_TREE, os.environ.get("PYTHONPATH")) if part)
         env = {**os.environ, "PYTHONPATH": path}
         if self._proxy:  # for everyone, also where `no_proxy` says otherwise; and not every refusal is worth a line
@@ -322,7 +347,7 @@ class Swarm:
 
     async def _watch(self, name: str, process: Process) -> None:
         """Fold how the process ends."""
-        code = await process.wait()
+        code = self._exit_code(await process.wait())
         in_order = process.asked or self.state.nodes[name].phase == "stopped"
         if code not in CLEAN or not in_order:
             self._fold(name, Died(code, on_purpose=process.asked and code == -signal.SIGKILL))

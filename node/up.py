@@ -1,4 +1,4 @@
-"""`p2ptrain up`: a swarm of processes from its first to its last breath, then summary, report and verdict."""
+"""`p2ptrain up`: a swarm from its first to its last breath, then summary, report and verdict."""
 
 import asyncio
 import contextlib
@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from node import live, report, resolve, summary
+from node.docker import DockerSwarm
 from node.launcher import Swarm
 from p2ptrain.daemon import FINAL
 from p2ptrain.errors import ConfigError
@@ -18,6 +19,7 @@ from p2ptrain.topology import Topology
 
 OK, FAILED, INTERRUPTED = 0, 1, 130
 TICK_S = 0.25
+RUNTIMES: dict[str, type[Swarm]] = {"process": Swarm, "docker": DockerSwarm}
 
 
 def terminal() -> Console:
@@ -25,10 +27,10 @@ def terminal() -> Console:
     return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120)
 
 
-async def up(topology: Topology, out: Path, console: Console | None = None) -> int:
+async def up(topology: Topology, out: Path, console: Console | None = None, runtime: str = "process") -> int:
     """Returns the exit code; raises `ConfigError` before anything is started, or when no node could start for one."""
     console = console or terminal()
-    swarm = Swarm(topology, out)
+    swarm = RUNTIMES[runtime](topology, out)
     view = live.view(live.Run(topology.name, topology.run.steps, topology.run.seconds), console)
     swarm.on_event = view.event
     try:
@@ -36,7 +38,7 @@ async def up(topology: Topology, out: Path, console: Console | None = None) -> i
         interrupted = await _run(swarm, view)
     finally:
         view.close()
-    return _conclude(swarm, out, console, interrupted)
+    return _conclude(swarm, runtime, out, console, interrupted)
 
 
 async def _run(swarm: Swarm, view: live.View) -> bool:
@@ -96,12 +98,12 @@ async def ticking(refresh: Callable[[], None]) -> AsyncIterator[None]:
             await task
 
 
-def _conclude(swarm: Swarm, out: Path, console: Console, interrupted: bool) -> int:
+def _conclude(swarm: Swarm, runtime: str, out: Path, console: Console, interrupted: bool) -> int:
     """Write and show the outcome."""
     state, topology = swarm.state, swarm.topology
     _complain(swarm, state)
     alive = [swarm.home(node.name) / FINAL for node in state.nodes.values() if node.alive]
-    result = summary.build(topology, state, swarm.now, summary.consensus(alive))
+    result = summary.build(topology, state, swarm.now, summary.consensus(alive), runtime)
     summary.save(out / "summary.json", result)
     report.write(out / "report.html", state, result, resolve.dump(topology))
     summary.show(console, result, state)

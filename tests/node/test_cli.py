@@ -137,7 +137,7 @@ def test_what_no_process_can_do_to_a_link_is_not_pretended(good: Path, tmp_path:
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("runtime", ["docker", "moon"])
+@pytest.mark.parametrize("runtime", ["moon"])
 def test_other_runtimes_are_not_pretended(good: Path, runtime: str) -> None:
     result = p2ptrain("up", good, "--runtime", runtime)
     assert result.exit_code == 2

@@ -1,0 +1,247 @@
+"""The docker runtime: each node of a topology in a container of its own, limited as its device is.
+
+Each swarm has a network of its own, and each node its address there; links are shaped and cut inside the containers
+(`node.docker_links`). The process that stands for a node is `docker run`, attached: it passes on what the node says,
+SIGTERM, the exit code, and when the launcher dies, the end of standard input.
+"""
+
+import asyncio
+import contextlib
+import ipaddress
+import os
+import secrets
+from collections import defaultdict
+from collections.abc import Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from node import docker_engine, docker_links, resolve
+from node.docker_engine import DockerError, docker
+from node.launcher import OnEvent, Swarm
+from p2ptrain.config import NodeFile
+from p2ptrain.telemetry.events import Noted, Stamped, Started
+from p2ptrain.topology import Topology
+from p2ptrain.topology.links import Link, Pair
+from p2ptrain.training.devices import PROFILES, Profile
+
+IMAGE = "p2ptrain"
+USER = 10001
+"""The image's own, for whoever is root here: a node never is."""
+PORT, DHT_PORT = 7000, 7001
+MIN_CPUS = 0.2
+"""With less, a node misses its deadlines; what is still too fast then, waits."""
+GATE = "gate"
+GATED = f'echo {GATE}; read -r go && exec "$@"'
+"""A node starts once its links are as they should be."""
+ENDING_S = 5.0
+
+
+class DockerSwarm(Swarm):
+    """As `Swarm`, in containers."""
+
+    def __init__(self, topology: Topology, out: Path, on_event: OnEvent | None = None) -> None:
+        self._num_cpus = docker_engine.check(IMAGE)
+        self._network = f"p2ptrain-{secrets.token_hex(3)}"
+        self._label = docker_engine.label(self._network)
+        self._addresses: dict[str, str] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        names = [name for name, _ in topology.members()]
+        self._links = {(a, b): topology.link((a, b)) for a in names for b in names if a != b}
+        self._made: dict[str, list[str]] = {}
+        """What each container was last told about its links; before it can be told anything, it is not in here."""
+        self._link_turns = defaultdict[str, asyncio.Lock](asyncio.Lock)
+        self._told_about_netem = False
+        super().__init__(topology, out, on_event)
+
+    def container(self, name: str) -> str:
+        return f"{self._network}-{name}"
+
+    async def bring_up(self) -> None:
+        await docker_engine.remove_leftovers()
+        await self._make_network()
+        await super().bring_up()
+
+    async def close(self) -> None:
+        try:
+            await super().close()
+            await asyncio.gather(*self._tasks)
+        finally:
+            await docker_engine.remove([self._label])
+
+    async def pause(self, name: str) -> None:
+        """It stands still, with all its connections; the engine's own pause gives up on a container that is busy."""
+        if name in self._made:
+            await self._inside(name, "kill -s STOP -- -1")
+
+    async def resume(self, name: str) -> None:
+        if name in self._made:
+            await self._inside(name, "kill -s CONT -- -1")
+
+    async def shape(self, links: Mapping[Pair, Link]) -> None:
+        """From now on these directions are such links; the others stay as they are."""
+        self._links.update(links)
+        async with asyncio.TaskGroup() as group:
+            for name in self._made:
+                group.create_task(self._make_links(name))
+
+    async def reset(self, pairs: Sequence[Pair]) -> None:
+        """Break the connections between these."""
+        others: dict[str, list[str]] = defaultdict(list)
+        for a, b in pairs:
+            others[a].append(self._addresses[b])
+        async with asyncio.TaskGroup() as group:
+            for name in others.keys() & set(self.running):
+                group.create_task(self._inside(name, docker_links.broken(others[name]), "--user=root"))
+
+    async def _make_network(self) -> None:
+        """With the subnet that the engine would choose, but said by us: only then can nodes be given addresses."""
+        label = ["--label", self._label]
+        await docker("network", "create", *label, self._network)
+        subnet = await docker("network", "inspect", "--format", "{{(index .IPAM.Config 0).Subnet}}", self._network)
+        await docker("network", "rm", self._network)
+        await docker("network", "create", *label, "--subnet", subnet, self._network)
+        hosts = ipaddress.ip_network(subnet).hosts()
+        next(hosts)  # the bridge
+        self._addresses = {name: str(host) for (name, _), host in zip(self.topology.members(), hosts, strict=False)}
+
+    async def _prepare_links(self) -> None:
+        """They are made in each container once it is there."""
+
+    def _node_files(self) -> dict[str, NodeFile]:
+        files = super()._node_files()
+        first = next(iter(files.values())).node
+        limits = cpu_limits([file.node.speed for file in files.values()], first.threads or 1, self._num_cpus)
+        self._cpus = {name: max(cpus, MIN_CPUS) for name, cpus in zip(files, limits, strict=True)}
+        doors = {first.listen: f"{first.name}:{PORT}"}
+        return {
+            name: resolve.with_node(
+                file,
+                listen=f"0.0.0.0:{PORT}",
+                announce=(f"{name}:{PORT}",),
+                dht_listen=f"0.0.0.0:{DHT_PORT}",
+                bootstrap=tuple(doors.get(door, door) for door in file.node.bootstrap),
+                threads=file.node.threads or 1,
+                speed=cpus / self._cpus[name],
+            )
+            for (name, file), cpus in zip(files.items(), limits, strict=True)
+        }
+
+    def _address(self, name: str) -> str:
+        return self.files[name].node.announce[0]
+
+    def _command(self, name: str, arguments: list[str]) -> list[str]:
+        self._made.pop(name, None)
+        home = self.home(name)
+        options = {
+            "name": self.container(name), "label": self._label, "network": self._network, "network-alias": name,
+            "ip": self._addresses[name], "user": _own(home), "mount": f"type=bind,source={home},target={home}",
+            "memory": f"{self._profile(name).memory_gib:g}g", "env": "HOME=/tmp",
+            "cap-drop": "ALL", "cap-add": "NET_ADMIN",  # not the node's, who is no root: for `_inside`
+            "log-driver": "none", "entrypoint": "sh",
+        }  # fmt: skip
+        command = ["docker", "run", "--rm", "--interactive", "--init"]
+        command += [f"--{option}={value}" for option, value in options.items()]
+        if self.files[name].node.device.startswith("cuda"):
+            command.append("--gpus=all")
+        task = Path(self.topology.run.task.name)
+        if task.suffix == ".py":  # it may read what lies beside it
+            folder = task.absolute().parent
+            command += [f"--mount=type=bind,source={folder},target={folder},readonly", f"--workdir={Path.cwd()}"]
+        return [*command, IMAGE, "-c", GATED, "sh", "p2ptrain", *arguments]
+
+    def _profile(self, name: str) -> Profile:
+        return PROFILES[self.files[name].node.profile or "this-machine"]
+
+    def _kill(self, names: list[str]) -> None:
+        for name in names:
+            self._processes[name].asked = True
+            self._in_background(self._kill_container(name))
+
+    async def _kill_container(self, name: str) -> None:
+        """Also one that is only just being made."""
+        while name in self.running:
+            try:
+                await docker("kill", self.container(name))
+            except DockerError:
+                await asyncio.sleep(0.2)
+            else:
+                return
+
+    def _exit_code(self, code: int) -> int:
+        return 128 - code if code > 130 else code
+
+    def _line(self, name: str, line: bytes) -> None:
+        if line.decode(errors="replace").strip() == GATE:
+            self._in_background(self._let_go(name))
+        else:
+            super()._line(name, line)
+
+    def _take(self, stamped: Stamped) -> None:
+        super()._take(stamped)
+        if isinstance(stamped.event, Started):
+            self._in_background(self._slow_down(stamped.node))
+
+    async def _slow_down(self, name: str) -> None:
+        """To its device's speed, from here on: loading libraries would take the slow ones minutes."""
+        cpus = self._cpus[name]
+        with contextlib.suppress(DockerError):  # it has just ended
+            await docker("update", f"--cpus={cpus:.2f}", f"--cpu-shares={1024 * cpus:.0f}", self.container(name))
+
+    async def _let_go(self, name: str) -> None:
+        """Its network is there: make its links, then let the node start."""
+        self._made[name] = ["", ""]
+        try:
+            await self._make_links(name)
+        except DockerError as error:
+            self._fold(name, Noted("error", f"its links cannot be made: {error}"))
+            self._kill([name])
+        else:
+            self._open(name)
+
+    def _open(self, name: str) -> None:
+        if name in self.running:
+            self._processes[name].order("go")
+
+    async def _make_links(self, name: str) -> None:
+        """As they are by now; what is so already is left alone, with the packets that wait in it."""
+        async with self._link_turns[name]:
+            leaving = {self._addresses[b]: link for (a, b), link in self._links.items() if a == name}
+            arriving = {self._addresses[a]: link for (a, b), link in self._links.items() if b == name}
+            uplink = self._profile(name).uplink_mbit_s * 1e6
+            scripts = [docker_links.leaving(uplink, leaving), docker_links.arriving(arriving)]
+            made = self._made.get(name, scripts)  # the list is the container's: the next one has its own
+            for index, script in enumerate(scripts):
+                if name in self.running and made[index] != script:
+                    await self._inside(name, script, "--user=root")
+                    made[index] = script
+
+    async def _inside(self, name: str, script: str, *options: str) -> None:
+        """Beside the node, and as the user that it is; as root, with the network's rights, which it has not."""
+        try:
+            said = await docker("exec", *options, self.container(name), "sh", "-c", script)
+        except DockerError:
+            with contextlib.suppress(TimeoutError):  # perhaps only because it has just ended
+                async with asyncio.timeout(ENDING_S):
+                    await self._ended(name)
+                    return
+            raise
+        if docker_links.NO_NETEM in said and not self._told_about_netem:
+            self._told_about_netem = True
+            self._fold(name, Noted("warning", "this kernel has no netem: links have no latency and no jitter"))
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.append(asyncio.create_task(work))
+
+
+def cpu_limits(speeds: Sequence[float], threads: int, num_cpus: float) -> list[float]:
+    """CPUs for nodes of these relative speeds, none more than its threads can use, all together what there is."""
+    whole = min(threads, num_cpus / sum(speeds))
+    return [whole * speed for speed in speeds]
+
+
+def _own(home: Path) -> str:
+    """Who the container's node is: the launcher's user, or when that is root the image's own. The files are theirs."""
+    user, group = (os.getuid(), os.getgid()) if os.getuid() else (USER, USER)
+    for path in (home, home / "node.yaml"):
+        os.chown(path, user, group)
+    return f"{user}:{group}"

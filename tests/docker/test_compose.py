@@ -1,0 +1,77 @@
+"""`docker compose up`: the default swarm trains, and its broker passes on what it says to who has the password."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import docker
+
+ROOT = Path(__file__).resolve().parents[2]
+NODES = {"bootstrap", "node-1", "node-2", "node-3", "node-4"}
+START_S = 210
+HAS_PLUGIN = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0
+COMPOSE = [*(["docker", "compose"] if HAS_PLUGIN else ["docker-compose"]), "--project-name", "p2ptrain-test"]
+PASSWORD = "a-password-of-the-test"
+SECRETS = {"P2PTRAIN_KEY": "a-key-of-the-test", "P2PTRAIN_MQTT_PASSWORD": PASSWORD, "P2PTRAIN_MQTT_PORT": "0"}
+
+
+def compose(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    command, environment = [*COMPOSE, *arguments], {**os.environ, **SECRETS, **environment}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180, check=False)
+
+
+@pytest.fixture(scope="module")
+def swarm() -> Iterator[None]:
+    try:
+        up = compose("up", "--detach", "--no-build")
+        assert up.returncode == 0, up.stderr
+        yield
+    finally:
+        down = compose("down", "--volumes", "--timeout", "1")
+        assert down.returncode == 0, down.stderr
+
+
+@pytest.mark.timeout(START_S + 30)
+@pytest.mark.usefixtures("swarm")
+def test_all_five_nodes_swap_and_the_broker_hears_of_it() -> None:
+    listen = ["mosquitto_sub", "-u", "p2ptrain", "-P", PASSWORD, "-t", "p2ptrain/compose/+/exchanged"]
+    command = ["timeout", f"{START_S}", *COMPOSE, "exec", "-T", "broker", *listen]
+    heard: set[str] = set()
+    with subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, **SECRETS}, stdout=subprocess.PIPE, text=True
+    ) as subscriber:
+        assert subscriber.stdout
+        for line in subscriber.stdout:
+            heard.add(json.loads(line)["node"])
+            if heard == NODES:
+                break
+        subscriber.terminate()
+    assert heard == NODES, compose("logs", "--tail=5").stdout
+
+
+@pytest.mark.usefixtures("swarm")
+def test_the_broker_lets_in_nobody_without_the_password() -> None:
+    for credentials in ([], ["-u", "p2ptrain", "-P", "a-guess"]):
+        refused = compose("exec", "-T", "broker", "mosquitto_pub", *credentials, "-t", "p2ptrain/x", "-m", "x")
+        assert refused.returncode != 0
+        assert "not authorised" in refused.stderr
+
+
+@pytest.mark.usefixtures("swarm")
+def test_nodes_have_the_cpus_that_the_file_gives_them() -> None:
+    nano = {name: docker("inspect", "--format", "{{.HostConfig.NanoCpus}}", container(name)) for name in NODES}
+    limits = {name: int(cpus) / 1e9 for name, cpus in nano.items()}
+    assert limits == {"bootstrap": 1.0, "node-1": 0.6, "node-2": 0.4, "node-3": 0.3, "node-4": 0.2}
+
+
+def container(service: str) -> str:
+    return compose("ps", "--quiet", service).stdout.strip()
+
+
+def test_without_secrets_it_says_how_to_make_them() -> None:
+    refused = compose("config", P2PTRAIN_KEY="", P2PTRAIN_MQTT_PASSWORD="")
+    assert refused.returncode != 0
+    assert "run make secrets first" in refused.stderr
