@@ -228,4 +228,4 @@ def test_what_only_the_simulator_can_is_refused_with_line_and_key(
     assert f"{file}:{line}: {key}: " in told.output
     assert not (tmp_path / "out").exists()
     if forbidden != "proxy":
-        assert f"only sim: {key}" in CliRunner().invoke(app, ["check", str(file)]).output
+        assert f"sim alone: no TCP connection does {key}" in CliRunner().invoke(app, ["check", str(file)]).output

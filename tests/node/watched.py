@@ -15,7 +15,7 @@ SPEED = 0.1
 """Nodes that leave the machine idle most of the time, so that what is measured is not the queue for its cores."""
 UNTRAINED = 2.0
 """ten digits by guessing: ln 10 = 2.3"""
-START_S = 90.0
+START_S = 180.0
 """For processes to come up on a busy machine."""
 
 E = TypeVar("E", bound=Event)
