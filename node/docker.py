@@ -31,8 +31,9 @@ PORT, DHT_PORT = 7000, 7001
 MIN_CPUS = 0.2
 """With less, a node misses its deadlines; what is still too fast then, waits."""
 GATE = "gate"
-GATED = f'echo {GATE}; read -r go && exec "$@"'
-"""A node starts once its links are as they should be."""
+GO = "go"
+GATED = f'echo {GATE}; while read -r word; do [ "$word" = {GO} ] && exec "$@"; done'
+"""A node starts once its links are as they should be; orders that come before are said again."""
 ENDING_S = 5.0
 
 
@@ -200,7 +201,9 @@ class DockerSwarm(Swarm):
 
     def _open(self, name: str) -> None:
         if name in self.running:
-            self._processes[name].order("go")
+            self._processes[name].order(GO)
+            if name in self._skews:
+                self._processes[name].order(f"skew {self._skews[name]}")
 
     async def _make_links(self, name: str) -> None:
         """As they are by now; what is so already is left alone, with the packets that wait in it."""

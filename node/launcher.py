@@ -146,7 +146,7 @@ class Swarm:
         """Ask the node to leave in order; kill it when it does not."""
         if name in self.running:
             self._processes[name].ask_to_leave()
-            await self._processes[name].resume()
+            await self.resume(name)
         try:
             async with asyncio.timeout(timeout_s):
                 await self._ended(name)

@@ -155,7 +155,29 @@ async def test_a_paused_container_stands_still(tmp_path: Path) -> None:
         await swarm.resume(paused)
         await swarm.wait(whole(swarm.files), 30)
         await swarm.pause(paused)
+        await swarm.stop(paused)
+        assert swarm.state.nodes[paused].phase == "stopped"
+        await swarm.pause(going)
     assert left_over() == ""
+
+
+async def test_a_node_is_told_to_tear_its_checkpoint_and_to_set_its_clock_wrong(tmp_path: Path) -> None:
+    def skewed(since: int) -> Callable[[SwarmState], bool]:
+        return lambda state: any("the clock of" in note.message for note in state.notes[since:])
+
+    async with DockerSwarm(topology(2), tmp_path) as swarm:
+        victim = "node-1"
+        await swarm.wait(whole(swarm.files), START_S)
+        await swarm.tear(victim)
+        assert swarm.state.nodes[victim].exit_code == -9
+        assert not any("torn" in note.message for note in swarm.state.notes)
+        await swarm.start(victim)
+        await swarm.wait(whole(swarm.files), START_S)
+        await swarm.skew(victim, 5.0)
+        await swarm.wait(skewed(0), 30)
+        num_notes = len(swarm.state.notes)
+        await swarm.restart(victim)
+        await swarm.wait(skewed(num_notes), START_S)
 
 
 @pytest.fixture
