@@ -60,6 +60,8 @@ class _Tally:
     """The swap counts, whatever happens to the stream from now on."""
     refused: bool = False
     """The swap never began: the caller was told why, and may hang up before the stream has ended."""
+    in_doubt: bool = False
+    """The swap may count: the caller did not say."""
 
     @property
     def distance(self) -> float:
@@ -153,6 +155,7 @@ class Exchanger:
         except BaseException as error:
             outcome = tally.outcome(stream.peer, loop.time() - started, initiated=False)
             self.decisions.set_aside(Doubt(theirs.exchange, lease.out - lease.own, outcome))
+            tally.in_doubt = True
             if isinstance(error, PeerError):
                 raise PeerError("in-doubt", str(error)) from None
             raise
@@ -311,7 +314,7 @@ class Exchanger:
             raise
         except asyncio.CancelledError:  # the other side hung up: at once after the last message, or in the middle
             if not tally.applied and not tally.refused:
-                self.emit(Failed(peer, "closed", initiated))
+                self.emit(Failed(peer, "in-doubt" if tally.in_doubt else "closed", initiated))
             raise
         finally:
             if tally.applied:

@@ -32,7 +32,8 @@ class ChunkFrame:
 
 def encode_chunk(index: int, payload: Bytes) -> bytes:
     """`SwapMessage(chunk=Chunk(index, payload, padding))`, serialised."""
-    headers = (_chunk_header(index, len(payload), padding) for padding in range(_ALIGNMENT))
+    # Twice as many as there are remainders: the frame's own length may take one byte more from some padding on.
+    headers = (_chunk_header(index, len(payload), padding) for padding in range(2 * _ALIGNMENT))
     header = next(header for header in headers if len(header) % _ALIGNMENT == 0)
     return b"".join((header, payload))
 

@@ -182,3 +182,9 @@ def test_lengths_that_overflow_are_refused() -> None:
         assert attempt(b"\x12" + length) is None
         assert attempt(b"\x12" + length + b"\x08\x00\x12\x01a") is None
         assert attempt(b"\x12\x05\x08\x00\x12" + length) is None
+
+
+@pytest.mark.parametrize("index", [0, 127, 128, 16383, 16384, (1 << 32) - 1])
+def test_payloads_start_where_floats_may_whatever_their_length(index: int) -> None:
+    for length in [*range(256), *range(16384 - 64, 16384 + 64), (1 << 21) - 20, 1 << 21]:
+        assert (len(encode_chunk(index, bytes(length))) - length) % 8 == 0

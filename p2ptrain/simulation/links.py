@@ -172,6 +172,7 @@ class _Pipe:
     def __init__(self, streaming: _Streaming, way: Way) -> None:
         self.closed = False
         self._streaming, self._links, self._way = streaming, streaming.links, way
+        self._in_line: deque[bytes] = deque()
         self._arrived: deque[bytes] = deque()
         self._room = asyncio.Semaphore(WINDOW)
         self._wake = asyncio.Event()
@@ -196,10 +197,13 @@ class _Pipe:
 
     def _schedule(self, message: bytes, in_order: bool) -> None:
         self._under_way += 1
-        not_before = self._last_arrival if in_order else 0.0
-        when = self._links.deliver(self._way, len(message), lambda: self._arrive(message), not_before)
-        if in_order:
-            self._last_arrival = when
+        if not in_order:
+            self._links.deliver(self._way, len(message), lambda: self._arrive(message))
+            return
+        # Whichever arrival comes first, after a link was down, brings the message that is next.
+        self._in_line.append(message)
+        arrive = lambda: self._arrive(self._in_line.popleft())  # noqa: E731
+        self._last_arrival = self._links.deliver(self._way, len(message), arrive, self._last_arrival)
 
     def _arrive(self, message: bytes) -> None:
         self._under_way -= 1

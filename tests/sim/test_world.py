@@ -174,9 +174,9 @@ def test_what_a_node_raises_that_it_should_not_ends_the_run(monkeypatch: pytest.
 
 def test_the_trace_is_the_same_in_every_process(tmp_path: Path) -> None:
     path = tmp_path / "swarm.yaml"
-    churn = {"at": 3, "churn": "node-2..node-5", "for": 20, "session": 6, "away": 2}
+    churn = {"at": 2, "churn": "node-2..node-3", "for": 8, "session": 3, "away": 1}
     body = {
-        "name": "test", "run": {**RUN, "seconds": 25, "codec": {"name": "int8"}}, "nodes": [{"count": 6}],
+        "name": "test", "run": {**RUN, "seconds": 12, "codec": {"name": "int8"}}, "nodes": [{"count": 4}],
         "node": {"heartbeat": 1, "checkpoint_every": 3}, "simulation": {"step": 0.2}, "faults": [churn],
         "links": {"default": {"latency": "20ms", "jitter": "30ms", "loss": "1%"}},
     }  # fmt: skip
