@@ -69,7 +69,7 @@ async def test_they_count_from_the_start_when_something_is_due_then(tmp_path: Pa
 
 async def test_a_run_does_not_end_while_everybody_is_down_but_to_come_back(tmp_path: Path) -> None:
     faults = [{"at": 0.3, "kill": "all", "for": 1.5}]
-    async with Swarm(topology("a", "b", steps=50, faults=faults), tmp_path) as swarm:
+    async with Swarm(topology("a", "b", steps=300, faults=faults), tmp_path) as swarm:
         state = await swarm.finish()
     assert {node.num_restarts for node in state.nodes.values()} == {1}
     assert {node.phase for node in state.nodes.values()} == {"stopped"}
