@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -27,6 +28,8 @@ from p2ptrain.topology.links import Link, Pair
 
 DRAIN_S = 25.0
 """From SIGTERM to SIGKILL."""
+START_S = 60.0
+"""How long the file's faults wait for all nodes to train."""
 LINGER_S = 60.0
 """How long nodes may stay once the last of them has finished its training."""
 CLEAN = (0, 130)
@@ -121,14 +124,31 @@ class Swarm:
         self._faults.add_done_callback(self._task_ended)
 
     async def _run_faults(self) -> None:
+        begun = await self._until_all_train()
+
         async def start_late(name: str, at: float) -> None:
-            await asyncio.sleep(at - self.now)
+            await asyncio.sleep(begun + at - self.now)
             await self.start(name)
 
         async with asyncio.TaskGroup() as group:
             for name, at in self._late.items():
                 group.create_task(start_late(name, at))
-            await carry_out(self.topology, self, lambda: self.now, self._begin)
+            await carry_out(self.topology, self, lambda: self.now - begun, self._begin)
+
+    async def _until_all_train(self) -> float:
+        """When the file's times begin to count: what a machine needs to get so far is no part of the scenario. If
+        something is due at 0, that is part of it, and they count from the first start."""
+        if any(deed.at == 0 for deed in self._ahead):
+            return 0.0
+        early = self.files.keys() - self._late.keys()
+
+        def under_way(state: SwarmState) -> bool:
+            nodes = (state.nodes[name] for name in early)
+            return all(node.training_since is not None or node.phase == "dead" for node in nodes)
+
+        with contextlib.suppress(TimeoutError):
+            await self.wait(under_way, START_S)
+        return self.now
 
     def _begin(self, event: Event) -> None:
         deed = self._ahead.popleft()  # `carry_out` takes them from the same plan, in the same order

@@ -32,6 +32,8 @@ def main() -> None:
         sys.exit(2)
     signal.signal(signal.SIGTERM, signal.SIG_IGN if "stubborn" in name else stop)
     orders = hold()
+    if "slow" in name:
+        time.sleep(1)
     lines = sinks.to_stdout()
     emit = sinks.Stamp(name, float(arguments[arguments.index("--epoch") + 1]), lines).emit
     peer = hashlib.sha256(name.encode()).hexdigest()[:32]
