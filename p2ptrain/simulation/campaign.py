@@ -22,7 +22,7 @@ Mode = Literal["safety", "liveness"]
 STORM_S = 30.0
 """How long faults begin and end."""
 CALM_S = 40.0
-"""How long the swarm then has to heal."""
+"""How long the swarm then has to heal, at most."""
 MAX_FAULTS = 8
 LIMIT_S = 600.0
 DRAWN = (
@@ -54,6 +54,8 @@ class Outcome:
     """How many of each kind, interference included."""
     noticed_s: list[float] = field(default_factory=list)
     """From a death to each `Left` that it caused."""
+    recovered_s: float | None = None
+    """From the end of the last fault to one connected swarm in which everybody exchanges."""
     healed_s: list[float] = field(default_factory=list)
     """From each node's start, after the first, to its first exchange."""
 
@@ -133,13 +135,25 @@ async def _judge(trial: Trial, outcome: Outcome) -> None:
             await asyncio.sleep(STORM_S)
             chaos.interfere = None
             world.disturb(())
-            await asyncio.sleep(CALM_S)
-            watch.healed()
+            await _until_healed(world, watch)
+            outcome.recovered_s = world.now - STORM_S
             for node in world.nodes.values():
                 group.create_task(world.stop(node.name))
     finally:
         chaos.interfere = chaos.observe = None
         outcome.virtual_s, outcome.num_events, outcome.trace = world.now, world.num_events, world.trace
+
+
+async def _until_healed(world: World, watch: Watch) -> None:
+    """As soon as every invariant says so; raises `Violation` of one that does not within `CALM_S`."""
+    give_up = world.now + CALM_S
+    while True:
+        await asyncio.sleep(1.0)
+        try:
+            return watch.healed()
+        except Violation:
+            if world.now > give_up:
+                raise
 
 
 class Interference:

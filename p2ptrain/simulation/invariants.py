@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from p2ptrain.decisions import GONE_S
 from p2ptrain.simulation.loop import NODE
 from p2ptrain.simulation.world import SimulatedNode, World
 from p2ptrain.swarm.view import MISSES_MAX
@@ -16,6 +15,10 @@ from p2ptrain.telemetry.events import Exchanged, Fetched, Left, Rejected, Resume
 
 ROUNDING = 1e-4
 """Largest sum of a swap's two corrections, relative to the larger of them."""
+
+
+UNDER_WAY_S = 2.0
+"""So long after one side of a swap the other side follows, on links without a fault."""
 
 
 class Violation(AssertionError):
@@ -73,7 +76,7 @@ class ExactlyOnce(Invariant):
         lives = {node.life for node in self.world.nodes.values() if node.alive}
         for exchange, sides in self._swaps.items():
             (side, *others) = sides
-            settled = self.world.now - side.time > GONE_S / 2
+            settled = self.world.now - side.time > UNDER_WAY_S
             if not others and settled and side.life in lives and side.partner in lives:
                 self.fail(f"{side.life} applied exchange {exchange.hex()}, {side.partner} did not")
 

@@ -81,7 +81,8 @@ class Known:
     deadline_s: float | None = None
     misses: int = 0
     """Calls in a row that failed, without a word from the peer in between."""
-    heard: float = float("-inf")
+    due: float = float("-inf")
+    """When it is to be called, unless there is a word of it before."""
     unanswered: int = 0
     """Calls in a row that failed; one that only dials out is heard and does not answer."""
     news: asyncio.Event = field(default_factory=asyncio.Event)
