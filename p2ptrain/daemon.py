@@ -23,7 +23,7 @@ from p2ptrain.swarm.beats import Settings
 from p2ptrain.swarm.membership import Membership
 from p2ptrain.swarm.records import Record, seal
 from p2ptrain.swarm.state import StateServer, download
-from p2ptrain.swarm.view import Member, State
+from p2ptrain.swarm.view import Member, Members, State
 from p2ptrain.telemetry.events import Event, Fetched, Noted, Resumed, Saved, Started, Stopped
 from p2ptrain.training import checkpoints, devices
 from p2ptrain.training.replica import Replica
@@ -66,6 +66,8 @@ class Machine:
     emit: Callable[[Event], None]
     life: str
     """Different after each start: what is drawn at random now must not be what was drawn in the last life."""
+    members: Members | None = None
+    """Who tells the node of others, where that is not `Membership` over `transport` and `directory`."""
 
 
 class Daemon:
@@ -82,7 +84,7 @@ class Daemon:
         self._warming = asyncio.Lock()
         self._rng = rng = partial(seeds.python_random, run.seed, machine.peer, machine.life)
         settings = Settings(machine.peer, file.name, config.key, config.heartbeat, machine.bootstrap)
-        self.membership = Membership(
+        self.membership: Members = machine.members or Membership(
             machine.transport, machine.directory, self._make_record, settings,
             rng=rng("membership"), now_unix=machine.now_unix, emit=self.emit,
         )  # fmt: skip

@@ -21,9 +21,8 @@ from p2ptrain.exchange import Exchanger
 from p2ptrain.graphs import Graph
 from p2ptrain.ports import Compute, PeerId, Transport
 from p2ptrain.seeds import python_random
-from p2ptrain.swarm.membership import Membership
 from p2ptrain.swarm.state import StateServer, download
-from p2ptrain.swarm.view import Member, State
+from p2ptrain.swarm.view import Member, Members, State
 from p2ptrain.telemetry.events import Evaluated, Event, Finished, Merged, Noted, Stepped
 from p2ptrain.training.replica import named_slices
 from p2ptrain.training.trainer import DivergedError, Trainer
@@ -47,7 +46,7 @@ class Node:
     swarm: str
     graph: Graph | None
     transport: Transport
-    membership: Membership
+    membership: Members
     compute: Compute
     trainer: Trainer
     exchanger: Exchanger

@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from p2ptrain import chaos
@@ -19,7 +19,7 @@ from p2ptrain.topology import Topology
 
 Mode = Literal["safety", "liveness"]
 
-STORM_S = 30.0
+STORM_S = 20.0
 """How long faults begin and end."""
 CALM_S = 40.0
 """How long the swarm then has to heal, at most."""
@@ -38,6 +38,8 @@ class Trial:
     """With its seed and all its faults."""
     interference: bool = True
     """Wait, break connections and crash at random points of the code."""
+    core: frozenset[str] = frozenset()
+    """Who must be well in the end; empty: everybody."""
 
 
 @dataclass
@@ -66,10 +68,15 @@ def draw(topology: Topology, seed: int, mode: Mode = "safety") -> Trial:
     names = [name for name, _ in topology.members()]
     core = set(rng.sample(names, (len(names) + 1) // 2)) if mode == "liveness" else set()
     faults = [_draw_fault(rng, names, core) for _ in range(rng.randint(1, MAX_FAULTS))]
+    for fault in faults if core else ():
+        if "kill" in fault:
+            del fault["for"]
+        elif fault.keys() & {"pause", "partition", "cut", "degrade"}:
+            fault["for"] = LIMIT_S
     body = topology.model_dump(mode="json")
     body["run"]["seed"] = seed
     body["faults"] = [*body["faults"], *faults]
-    return Trial(Topology.model_validate(body))
+    return Trial(Topology.model_validate(body), core=frozenset(core))
 
 
 def _draw_fault(rng: random.Random, names: Sequence[str], core: set[str]) -> dict[str, Any]:
@@ -81,7 +88,7 @@ def _draw_fault(rng: random.Random, names: Sequence[str], core: set[str]) -> dic
     way = {"from": few, "to": rng.sample(others, rng.randint(1, len(others)))}
     match rng.choice(DRAWN):
         case "kill":
-            return {"at": at, "kill": few} if core else {"at": at, "kill": few, "for": lasts}
+            return {"at": at, "kill": few, "for": lasts}
         case "restart all":
             return {"at": at, "kill": outside, "for": lasts}
         case "pause":
@@ -119,7 +126,7 @@ def judge(trial: Trial) -> Outcome:
 
 async def _judge(trial: Trial, outcome: Outcome) -> None:
     world = World(trial.topology)
-    watch, seen = Watch(world), _Statistics(world, outcome)
+    watch, seen = Watch(world, trial.core), _Statistics(world, outcome)
 
     def on_event(stamped: Stamped) -> None:
         seen.event(stamped)
@@ -128,7 +135,7 @@ async def _judge(trial: Trial, outcome: Outcome) -> None:
     world.on_event = on_event
     chaos.observe = watch.observe
     if trial.interference:
-        chaos.interfere = Interference(world, outcome.faults).at
+        chaos.interfere = Interference(world, outcome.faults, trial.core).at
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(world.run(LIMIT_S))
@@ -139,6 +146,7 @@ async def _judge(trial: Trial, outcome: Outcome) -> None:
             outcome.recovered_s = world.now - STORM_S
             for node in world.nodes.values():
                 group.create_task(world.stop(node.name))
+        watch.ended()
     finally:
         chaos.interfere = chaos.observe = None
         outcome.virtual_s, outcome.num_events, outcome.trace = world.now, world.num_events, world.trace
@@ -161,15 +169,15 @@ class Interference:
 
     WAIT, BREAK, CRASH = 0.02, 0.01, 0.001
 
-    def __init__(self, world: World, counts: Counter[str]) -> None:
-        self._world, self._counts = world, counts
+    def __init__(self, world: World, counts: Counter[str], core: frozenset[str]) -> None:
+        self._world, self._counts, self._core = world, counts, core
         self._rng = python_random(world.topology.run.seed, "interference")
 
     async def at(self, place: str) -> None:
         name, chance = NODE.get().partition("#")[0], self._rng.random()
         if not name:
             return
-        if chance < self.CRASH:
+        if chance < self.CRASH and name not in self._core:
             self._counts[f"crash: {place}"] += 1
             self._world.disturb([name])
             self._world.crash(name)
@@ -209,7 +217,7 @@ class _Statistics:
 
 def shrink(trial: Trial, fails: Callable[[Trial], bool]) -> Trial:
     """The same failure with as few faults as can be found by leaving out one after another."""
-    calm = Trial(trial.topology, interference=False)
+    calm = replace(trial, interference=False)
     smallest = calm if fails(calm) else trial
     for index in reversed(range(len(trial.topology.faults))):
         candidate = keep(smallest, [at for at in range(len(smallest.topology.faults)) if at != index])
@@ -221,7 +229,7 @@ def shrink(trial: Trial, fails: Callable[[Trial], bool]) -> Trial:
 def keep(trial: Trial, indices: Sequence[int]) -> Trial:
     """With these of its faults only."""
     faults = tuple(trial.topology.faults[index] for index in indices)
-    return Trial(trial.topology.model_copy(update={"faults": faults}), trial.interference)
+    return replace(trial, topology=trial.topology.model_copy(update={"faults": faults}))
 
 
 def _leaves(errors: BaseExceptionGroup) -> Iterator[BaseException]:

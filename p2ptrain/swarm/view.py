@@ -11,6 +11,7 @@ import enum
 import random
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from p2ptrain.ports import PeerId
 from p2ptrain.swarm.records import Record
@@ -45,6 +46,28 @@ class Member:
     deadline_s: float | None
     """What its next heartbeat is given, from observed round trips."""
     dht: tuple[str, ...]
+
+
+class Members(Protocol):
+    """What a node wants to know of the others; `membership.Membership`, or a table in simulations of thousands."""
+
+    @property
+    def alone(self) -> bool: ...
+
+    @property
+    def searching(self) -> bool: ...
+
+    def view(self) -> list[Member]: ...
+
+    def find(self, peer: PeerId) -> Member | None: ...
+
+    async def changed(self) -> None: ...
+
+    def set_state(self, state: State, step: int) -> None: ...
+
+    async def run(self) -> None: ...
+
+    async def leave(self) -> None: ...
 
 
 @dataclass
