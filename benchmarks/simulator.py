@@ -143,9 +143,8 @@ def main() -> None:
     ]
     columns = ["case", "seconds", "virtual s", "steps", "exchanges, both sides", "events/s"]
     table("the simulator, on one core", columns, rows)
-    print(
-        f"bare work of the first case: {seconds:.1f} s; its simulation takes {first['seconds'] / seconds:.2f} times that"
-    )
+    times = first["seconds"] / seconds
+    print(f"bare work of the first case: {seconds:.1f} s; its simulation takes {times:.2f} times that")
     violations = sum(outcome.failure is not None for outcome in outcomes)
     print(f"campaign: {violations} violations, {third['seconds'] / options.seeds:.2f} s a seed")
     spent = {
