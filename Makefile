@@ -3,11 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install install-dev swarm test check tests test-docker docker-image secrets bench protos clean
+.PHONY: help install install-dev swarm test check tests test-topologies test-docker docker-image secrets bench protos clean
 
 help:
 	@echo "make swarm        four unequal nodes train a small language model, in about two minutes"
 	@echo "make test         lint, types, imports, tests"
+	@echo "make test-topologies  every file in topologies/ as real processes, in about fifteen minutes"
 	@echo "make test-docker  the same nodes in containers; makes a Docker engine where there is none"
 	@echo "make secrets      what docker compose up needs: a swarm key and a broker's password, in .env"
 	@echo "make install      a .venv with everything that a node needs"
@@ -42,6 +43,9 @@ check: install-dev
 tests: install-dev
 	$(BIN)/python -m pytest -q
 
+test-topologies: install-dev
+	$(BIN)/python -m pytest -q tests/processes
+
 test-docker: install-dev
 	environment=$$(docker/engine.sh) && eval "$$environment" && $(MAKE) docker-image PIP_ARGS=--no-index && \
 		$(BIN)/python -m pytest -q tests/docker
@@ -62,7 +66,7 @@ secrets: .env
 		print(f"P2PTRAIN_KEY={new(24)}\nP2PTRAIN_MQTT_PASSWORD={new(24)}")' > $@
 
 bench: install-dev
-	for name in codec exchange average overlap idle; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	for name in codec exchange average overlap idle join agree; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 protos: install-dev
 	PYTHON=$(BIN)/python sh protos/generate.sh

@@ -75,6 +75,7 @@ def node_files(topology: Topology, out: Path) -> dict[str, NodeFile]:
         own = {
             "name": name, "slot": slot, "home": out.absolute() / name, "listen": addresses[slot],
             "bootstrap": bootstrap, "profile": group.device, "speed": speeds[slot],
+            "step": shared.get("step", 0.0) / speeds[slot],
         }  # fmt: skip
         settings = {"name": topology.name, "run": run, "graph": topology.graph, "node": {**shared, **own}}
         files[name] = NodeFile.model_validate(settings)

@@ -122,6 +122,9 @@ class NodeConfig(Strict):
     """A device profile; the node is slowed down to `speed`."""
     speed: float = Field(1.0, gt=0, le=1)
     """1: as fast as the machine goes; 0.25: training steps take four times as long."""
+    step: float = Field(0.0, ge=0)
+    """Seconds that a training step takes at least: a pace that does not depend on what else the machine does. Given for
+    a whole swarm it is the fastest device's, and the simulator's too."""
     threads: int | None = Field(None, gt=0)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     heartbeat: float = Field(5.0, gt=0)

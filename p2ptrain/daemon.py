@@ -177,6 +177,10 @@ class Daemon:
 
     async def _train_and_linger(self) -> None:
         await self._get_weights()
+        if self._orphan:  # what it has is all that there is: newcomers need not wait until it can take a step
+            self.membership.set_state(State.TRAINING, self.node.step)
+        # Imports for seconds: not on the compute thread, which has more of the CPU than heartbeats have.
+        await self.machine.compute.aside(lambda: self.trainer.optimizer)
         self.node.begin()
         self.membership.set_state(State.TRAINING, self.node.step)
         await self.node.evaluate()

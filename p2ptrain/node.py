@@ -109,8 +109,6 @@ class Node:
 
     async def train(self) -> float:
         """One local step; its loss. Evaluates on held-out data when that is due."""
-        if not self.trainer.has_optimizer:  # slow to import, on slow devices too: no part of the step that is timed
-            await self.compute.run(lambda: self.trainer.optimizer)
         started = self._now()
         progress = self.progress
         try:

@@ -373,12 +373,17 @@ async def test_time_counts_from_the_beginning_of_training() -> None:
         assert node.progress == 0.5
 
 
-async def gossip_events(steps: int, monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[int]:
-    """At which steps a node on its own would average."""
+async def gossip_events(
+    steps: int, monkeypatch: pytest.MonkeyPatch, busy: Callable[[int], bool] = lambda step: False, **options: Any
+) -> list[int]:
+    """At which steps a node on its own would average; at some, everybody is `busy`."""
     at: list[int] = []
 
-    async def average(self: Gossip, node: Node) -> None:
+    async def average(self: Gossip, node: Node) -> bool:
+        if busy(node.step):
+            return False
         at.append(node.step)
+        return True
 
     monkeypatch.setattr(Gossip, "_average", average)
     async with World(1, steps=steps, **options) as world:
@@ -418,6 +423,12 @@ async def test_a_schedule_leads_from_one_rate_to_another(monkeypatch: pytest.Mon
     assert first == pytest.approx(200 * 0.46, abs=5)
     assert last == pytest.approx(200 * 0.14, abs=5)
     assert len(at) == pytest.approx(1000 * 0.3, rel=0.05)
+
+
+async def test_an_event_that_finds_everybody_busy_is_put_off_and_not_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    always = await gossip_events(200, monkeypatch, rate=0.1, clock="regular")
+    at = await gossip_events(200, monkeypatch, lambda step: step % 4 != 0, rate=0.1, clock="regular")
+    assert at == [-(-step // 4) * 4 for step in always]
 
 
 async def test_several_averagings_per_event(monkeypatch: pytest.MonkeyPatch) -> None:

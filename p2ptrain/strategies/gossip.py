@@ -55,19 +55,22 @@ class Gossip(Strategy):
             due += rng.expovariate(rate) if self.clock == "poisson" else 1 / rate
             await node.reached(due)
             for _ in range(self.gossip_steps):
-                await self._average(node)
+                while not await self._average(node):
+                    await node.reached(node.step + 1)
 
-    async def _average(self, node: "Node") -> None:
-        """Swap with a random peer; one that is busy or fails is replaced by another, each asked once."""
+    async def _average(self, node: "Node") -> bool:
+        """Swap with a random peer; one that is busy is replaced by another, each asked once. False: all are busy, or
+        this node is, which is answering a swap."""
         tried: set[str] = set()
         while peer := node.pick(without=tried):
             try:
                 await node.swap(peer)
-                return
+                return True
             except PeerBusy:
                 tried.add(peer)
             except PeerError:
-                return  # counted and logged by the exchange; the next event is soon enough
+                return True  # counted and logged by the exchange; the next event is soon enough
+        return not tried
 
     def _rate(self, progress: float) -> float:
         end = self.rate if self.final_rate is None else self.final_rate

@@ -77,7 +77,7 @@ class Simulation(Strict):
     """What only the simulator has to be told."""
 
     step: Seconds = Field(0.02, gt=0)
-    """How long a training step takes the fastest device of the file."""
+    """How long a training step takes the fastest device of the file; default: what `node.step` says, if it does."""
     members: Literal["heartbeats", "table"] = "heartbeats"
     """How nodes know of each other: as in the other runtimes, or, for thousands of nodes, from one table."""
 
@@ -134,6 +134,16 @@ class Topology(Strict):
         links += [(("faults", index, "link"), fault.link) for index, fault in degraded]
         for place, link in links:
             yield from ((*place, field) for field in ONLY_SIMULATED if getattr(link, field))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_pace(cls, value: Any) -> Any:
+        """A pace that is given for real nodes is that of the simulated ones too."""
+        node, simulation = (value.get(key, {}) for key in ("node", "simulation")) if isinstance(value, dict) else (0, 0)
+        step = node.get("step") if isinstance(node, dict) else None
+        if not isinstance(step, int | float) or not step > 0 or not isinstance(simulation, dict):
+            return value  # whatever is wrong with these is found where they are
+        return {**value, "simulation": {"step": step, **simulation}}
 
     @model_validator(mode="after")
     def _consistent(self) -> "Topology":

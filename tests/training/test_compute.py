@@ -59,6 +59,25 @@ def test_only_training_is_slowed_down_and_the_thread_stays_free(monkeypatch: pyt
     worker.close()
 
 
+@pytest.mark.parametrize(
+    ("speed", "step_s", "held_s"), [(1.0, 5.0, 5.0), (0.5, 5.0, 5.0), (0.25, 5.0, 6.0), (1.0, 0.0, None)]
+)
+def test_a_step_takes_as_long_as_it_is_told_to_at_least(
+    speed: float, step_s: float, held_s: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[float] = []
+
+    async def hold(seconds: float) -> None:
+        held.append(seconds)
+
+    monkeypatch.setattr(compute.asyncio, "sleep", hold)
+    monkeypatch.setattr(compute, "_timed", lambda work: (2.0, work()))  # though to the clock it takes none
+    worker = ThreadCompute(speed, step_s=step_s)
+    assert asyncio.run(worker.train(lambda: 2)) == 2
+    assert held == ([] if held_s is None else [pytest.approx(held_s, abs=0.1)])
+    worker.close()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities of threads")
 def test_all_but_training_gives_way() -> None:
     worker, priorities = ThreadCompute(), list[int]()
