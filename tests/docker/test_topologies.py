@@ -13,7 +13,6 @@ ROOT = Path(__file__).resolve().parents[2]
 FILES = {  # and what is different here, where a node takes ten seconds to come back when two cores start six
     "quickstart": ["run.seconds=30"],
     "partition-and-heal": [],
-    "everybody-restarts": [],
     "bootstrap-dies": ["run.seconds=45"],
     "wan3": [],
 }
