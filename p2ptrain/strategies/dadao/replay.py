@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from p2ptrain.graphs import Edge
+from p2ptrain.graphs import Edge, Graph, Rates
 from p2ptrain.strategies.dadao.maths import Constants, State, exchange_event, flow, gradient_event
 
 
@@ -38,10 +38,15 @@ class Swarm:
     """The nodes' states, each as of its own last event."""
 
     def __init__(
-        self, states: Sequence[State], constants: Constants, gradients: Sequence[Callable[[Tensor], Tensor]]
+        self,
+        states: Sequence[State],
+        constants: Constants,
+        gradients: Sequence[Callable[[Tensor], Tensor]],
+        gaps: Sequence[float] | None = None,
     ) -> None:
-        """`gradients`: of each node's function, (d,) to (d,)."""
-        self.states, self.constants, self.gradients = list(states), constants, gradients
+        """`gradients`: of each node's function, (d,) to (d,). `gaps`: how much time an exchange is worth to each node,
+        see `exchange_gaps`; None: as much as passed."""
+        self.states, self.constants, self.gradients, self.gaps = list(states), constants, gradients, gaps
         self.times = [0.0] * len(self.states)
         self.num_gradients = self.num_exchanges = 0
 
@@ -53,15 +58,31 @@ class Swarm:
             self.num_gradients += 1
         if tick.edge is not None:
             i, j = tick.edge
-            ends = self.at(i, tick.time), self.at(j, tick.time)
+            ends = self._before_exchange(i, tick.time), self._before_exchange(j, tick.time)
             self.states[i], self.states[j] = exchange_event(*ends, self.constants)
             self.num_exchanges += 1
 
     def at(self, node: int, time: float) -> State:
         """A node's state, brought up to `time`, no earlier than its last event."""
-        self.states[node] = flow(self.states[node], time - self.times[node], self.constants)
+        if self.gaps is None:
+            self._flow(node, time - self.times[node])
         self.times[node] = time
         return self.states[node]
 
     def all_at(self, time: float) -> list[State]:
         return [self.at(node, time) for node in range(len(self.states))]
+
+    def _before_exchange(self, node: int, time: float) -> State:
+        if self.gaps is not None:
+            self._flow(node, self.gaps[node])
+        return self.at(node, time)
+
+    def _flow(self, node: int, dt: float) -> None:
+        self.states[node] = flow(self.states[node], dt, self.constants)
+
+
+def exchange_gaps(graph: Graph, rates: Rates | None = None) -> list[float]:
+    """How much time an exchange is worth to each node if time is what exchanges make it: the mean gap between its
+    exchanges at these rates. A swarm whose links cannot keep up is then slower, where by the clock on the wall it
+    would diverge."""
+    return list(1 / graph.laplacian(rates).diagonal())
