@@ -67,6 +67,7 @@ def _node(node: NodeState, device: str) -> Summary:
         "digest": node.digest,
         "started": node.started,
         "first_contribution": node.first_contribution,
+        **({"gap": _finite(node.gap)} if node.gap is not None else {}),  # only where the optimum is known
     }
 
 
@@ -81,6 +82,7 @@ def _expectations(topology: "Topology", state: SwarmState, consensus: float | No
     got: dict[str, float | None] = {
         "accuracy": _worst((node.accuracy for node in alive), min),
         "loss": _worst((node.eval_loss for node in alive), max),
+        "gap": _worst((node.gap for node in alive), max),
         "consensus": consensus,
         "alive": len(alive),
         "views": state.num_views,

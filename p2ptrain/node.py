@@ -131,7 +131,7 @@ class Node:
         """Held-out loss and accuracy of the replica as it is."""
         metrics = await self.compute.run(self.trainer.evaluate)
         self._evaluated = self._now()
-        self.emit(Evaluated(self.step, metrics.loss, metrics.accuracy))
+        self.emit(Evaluated(self.step, metrics.loss, metrics.accuracy, metrics.gap))
 
     async def reached(self, step: float) -> None:
         """Returns once that many steps were taken."""

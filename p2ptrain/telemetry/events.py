@@ -85,11 +85,12 @@ class Rejected(Event):
 
 @dataclass(frozen=True)
 class Evaluated(Event):
-    """Held-out loss and accuracy of this node's replica."""
+    """Held-out loss and accuracy of this node's replica, and its distance to the optimum where that is known."""
 
     step: int
     loss: float
     accuracy: float | None
+    gap: float | None = None
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from p2ptrain.topology.plan import Cast, Deed, plan
 from p2ptrain.topology.quantities import Seconds
 from p2ptrain.training import devices
 
-Measure = Literal["accuracy", "loss", "consensus", "alive", "views"]
+Measure = Literal["accuracy", "loss", "gap", "consensus", "alive", "views"]
 
 
 class Expectation(Strict):
@@ -96,7 +96,7 @@ class Topology(Strict):
     """By `default`, site (`eu`), or two sites (`eu-us`, both ways; `eu>us`, one way). Later words win."""
     faults: tuple[AnyFault, ...] = ()
     expect: dict[Measure, Expectation] = Field({})
-    """`accuracy` and `loss` are the worst honest node's; `views`: into how many separate views the living fall."""
+    """`accuracy`, `loss`, `gap`: the worst honest node's; `views`: into how many separate views the living fall."""
     simulation: Simulation = Field(default_factory=lambda: Simulation.model_validate({}))
 
     @property
