@@ -62,14 +62,12 @@ def judge(seals: Mapping[P, Seal]) -> tuple[Seal, dict[P, Fault]]:
 
 def fingerprint(book: Book, first: int, last: int) -> bytes:
     """SHA-256 over what the book has in rounds [first, last)."""
-    said = hashlib.sha256()
-    span = book.rule.span
-    for number, page in sorted(book.pages.items()):
-        start = number * span
-        if start + span > first and start < last:
-            for line in range(max(first - start, 0), min(last - start, span)):
-                if page.digests[line]:
-                    said.update((start + line).to_bytes(4, "little") + page.digests[line])
+    said, span = hashlib.sha256(), book.rule.span
+    for number in book.between(first, last):
+        page, low, high = book.pages[number], max(first - number * span, 0), min(last - number * span, span)
+        content = page.content if high - low == span else b"".join(page.contents[low:high])
+        if content:
+            said.update(number.to_bytes(4, "little") + content)
     return said.digest()
 
 

@@ -47,9 +47,16 @@ class Page:
         return (np.stack(list(self.rows.values())) != NOTHING).sum(axis=(0, 2))
 
     @cached_property
-    def digests(self) -> list[bytes]:
-        """Per round, a hash of what it holds; empty for nothing."""
-        return [self._digest(line) if count else b"" for line, count in enumerate(self.counts)]
+    def contents(self) -> list[bytes]:
+        """Per round, its place in the page and a hash of what it holds; empty for nothing."""
+        return [
+            line.to_bytes(2, "little") + self._digest(line) if count else b"" for line, count in enumerate(self.counts)
+        ]
+
+    @cached_property
+    def content(self) -> bytes:
+        """Of all rounds."""
+        return b"".join(self.contents)
 
     def loud(self) -> list[int]:
         """Slots that say far larger slopes than most."""
@@ -145,6 +152,11 @@ class Book:
         for source in self._order[len(self._exponents) : place]:
             self._exponents.append(self.exponent(source))
         return next_exponent(self._exponents[place - 1], self.pages[self._order[place - 1]].median)
+
+    def between(self, first: int, last: int) -> list[int]:
+        """The spans that have a page and a round in [first, last), in order."""
+        low = bisect.bisect_left(self._order, first // self.rule.span)
+        return self._order[low : bisect.bisect_left(self._order, -(-last // self.rule.span))]
 
     def frontier(self, without: Collection[int] = ()) -> int:
         """The round that at least half of the peers have reached: one that rushes ahead takes nobody along."""

@@ -74,6 +74,7 @@ class Master:
 
 def difference(wanted: dict[int, Applied], present: dict[int, Applied], rule: Rule) -> Steps:
     """What leads from one set of applied spans to the other: nothing for evaluations that count the same in both."""
+    nothing = np.zeros((rule.span, rule.samples_max), np.int64)
     parts = []
     for span in sorted(wanted.keys() | present.keys()):
         new, old = wanted.get(span), present.get(span)
@@ -81,7 +82,7 @@ def difference(wanted: dict[int, Applied], present: dict[int, Applied], rule: Ru
             continue
         new_sizes, old_sizes = _sizes(new, span, rule), _sizes(old, span, rule)
         for slot in sorted(new_sizes.keys() | old_sizes.keys()):
-            sizes = new_sizes.get(slot, np.int64(0)) - old_sizes.get(slot, np.int64(0))
+            sizes = new_sizes.get(slot, nothing) - old_sizes.get(slot, nothing)
             lines, samples = np.nonzero(sizes)
             names = np.stack([span * rule.span + lines, np.full_like(lines, slot), samples], axis=1)
             parts.append(Steps(names.astype(np.uint32), sizes[lines, samples]))
