@@ -18,9 +18,10 @@ from p2ptrain.strategies.spsa.noise import Key
 
 VERSION = 1
 BYTE_MAX = 127
-USUAL_BITS = 5
-"""The scale is such that the swarm's median byte has so many bits: 16 to 31. So a byte says at most four to eight times
-the median, which is what clips a peer that lies about its loss, and bends no honest slope of a normal distribution."""
+USUAL = 11
+"""The scale is such that the swarm's median byte lies from this up to twice this. So a byte says at most six to twelve
+times the median: that is what a lie is clipped to, while of honest slopes few are that far out, even though the scale
+follows a few dozen rounds late."""
 EXPONENT_MAX = 40
 STEP_MAX = 1 << 40
 """Per unit of a byte: one unit of weight."""
@@ -85,8 +86,13 @@ def quantise(slope: float, exponent: int) -> int:
 def next_exponent(exponent: int, median: int) -> int:
     """The scale after a span in which the median byte was `median` at scale 2^exponent, within +-4 of it: a byte of 127
     says only that the scale is too small, one of 0 that it is too large."""
-    change = 4 if median == BYTE_MAX else median.bit_length() - USUAL_BITS if median else -4
-    return max(-EXPONENT_MAX, min(EXPONENT_MAX, exponent + change))
+    return max(-EXPONENT_MAX, min(EXPONENT_MAX, exponent + _change(median)))
+
+
+def _change(median: int) -> int:
+    if median in (0, BYTE_MAX):
+        return 4 if median else -4
+    return next(change for change in range(-4, 4) if median << 4 < 2 * USUAL << 4 + change)
 
 
 def low_median(numbers: Iterable[int]) -> int:

@@ -320,7 +320,7 @@ def plain(learning: Learning, rule: Rule, peers: Peers, num_rounds: int) -> Tens
 @pytest.mark.parametrize("parameters", ["", r"^3\."])
 def test_eight_peers_learn_what_one_machine_learns_in_float64(parameters: str) -> None:
     learning, num_rounds = Learning(8, parameters), 120
-    rule = Rule(lr=0.2 if parameters else 0.03)
+    rule = Rule(lr=0.2 if parameters else 0.02)
     peers = learn(learning, rule, 8, num_rounds)
     assert len(set(peers.digests())) == 1
     weights = torch.empty_like(learning.weights)
