@@ -62,7 +62,9 @@ class Exchanger:
     def __post_init__(self) -> None:
         self.transport.serve_stream(SWAP, self._respond)
         self.decisions = Decisions(self.transport, self.replica, self.pace, self.emit)
-        self.talk = Talk(self.run, self.replica, self.codec, self.pace, self.emit, self.step, self.ready)
+        self.talk = Talk(
+            self.run, self.replica, self.codec, self.pace, self.emit, lambda: self.step(), lambda: self.ready()
+        )
 
     async def swap(self, peer: PeerId) -> None:
         """Average with `peer`. Raises `PeerBusy` when either side is in another swap, and `PeerError` when the swap

@@ -1,7 +1,7 @@
 """A node that lies: it keeps to the protocol, and says what its attack tells it to instead of the truth."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,8 +11,8 @@ from torch import Tensor
 from p2ptrain.attacks import Attack, Scene
 from p2ptrain.ports import PeerId
 
-Spy = Callable[[PeerId | None], "Sight"]
-"""For a recipient, or for nobody in particular: what the liar sees of the swarm."""
+Spy = Callable[[PeerId], "Sight | None"]
+"""What the liar sees of the swarm, for a recipient; None: nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +28,15 @@ class Sight:
     weights: Tensor | None = None
     """See `attacks.Scene`."""
     liars: int = 1
+
+
+def see(honest: Mapping[PeerId, Tensor], peer: PeerId, slot: int, liars: int) -> Sight | None:
+    """These vectors as seen by who lies to `peer` at `slot`; None when there are none."""
+    if not honest:
+        return None
+    peers = list(honest)
+    recipient = peers.index(peer) if peer in honest else None
+    return Sight(torch.stack([honest[other] for other in peers]), slot, recipient, None, liars)
 
 
 @dataclass
@@ -54,7 +63,7 @@ class Liar:
         be refused unheard."""
         if self.attack.kind != "content":
             return own
-        sight = self.spy(peer if self.attack.omniscient or self.attack.per_recipient else None)
+        sight = self.spy(peer) or Sight(own.new_empty(0, len(own)))
         scene = Scene(
             liars=sight.liars,
             rule=self.rule,

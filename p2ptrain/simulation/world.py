@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from torch import Tensor
 
 from p2ptrain import chaos, seeds
 from p2ptrain.config import NodeFile
@@ -221,9 +222,19 @@ class World:
             now_unix=lambda: EPOCH_UNIX_S + self.now + node.skew_s,
             emit=partial(self._log, node.name),
             life=node.life,
+            spy=self._spy,
             members=members,
         )
         return node.file.model_copy(update={"node": config}), machine
+
+    def _spy(self) -> tuple[dict[PeerId, Tensor], int]:
+        """What all honest nodes would say now, and how many liars there are."""
+        honest = {}
+        for node in self.nodes.values():
+            if node.daemon is not None and node.file.node.attack is None:
+                offered = node.daemon.gatherer.offered
+                honest[node.peer] = node.daemon.trainer.replica.snapshot() if offered is None else offered
+        return honest, sum(node.file.node.attack is not None for node in self.nodes.values())
 
     def _compute(self, node: SimulatedNode) -> SimulatedCompute:
         rng = seeds.python_random(self.topology.run.seed, "compute", node.life)
@@ -355,7 +366,7 @@ def node_files(topology: Topology) -> list[NodeFile]:
     for slot, (name, group) in enumerate(members):
         own = {
             "name": name, "slot": slot, "home": Path(name), "listen": f"{name}:1", "profile": group.device,
-            "bootstrap": (first,) if slot else (), "speed": speeds[slot], "device": "cpu",
+            "bootstrap": (first,) if slot else (), "speed": speeds[slot], "attack": group.attack, "device": "cpu",
         }  # fmt: skip
         settings = {"name": topology.name, "run": run, "graph": topology.graph}
         files.append(NodeFile.model_validate({**settings, "node": {"key": KEY, **topology.node, **own}}))

@@ -58,6 +58,8 @@ class Trainer:
         self.recipe = recipe = recipe or Recipe()
         self.examples, self.seed, self.slot = examples, seed, slot
         self.steps = 0
+        self.falsify: Callable[[Tensor], Tensor] | None = None
+        """What a node that lies by its data makes of its targets."""
         self.lr = recipe.lr or task.lr
         self.optimizer_name = recipe.optimizer or task.optimizer
         check_optimizer(self.optimizer_name, self.lr, recipe.options)
@@ -122,6 +124,8 @@ class Trainer:
         """The batch of one step, on the device: a function of (seed, slot, step), so a resumed run sees the same."""
         rng = numpy_random(self.seed, "batch", self.slot, step)
         inputs, targets = self.task.batch(self.examples, rng)
+        if self.falsify is not None:
+            targets = self.falsify(targets)
         return inputs.to(self.replica.device), targets.to(self.replica.device)
 
     def loss(self, batch: Batch) -> Tensor:
