@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from p2ptrain import aggregators
+from p2ptrain.aggregators import _kernels
+from p2ptrain.aggregators._rows import measure
 from p2ptrain.aggregators._sorting import _merge_exchange, _network, sort_rows
 
 Rows = NDArray[np.float64]
@@ -191,6 +193,19 @@ def test_nearest_in_float32_though_all_share_a_large_part() -> None:
     chosen = aggregators.make("krum", f=10)(rows[0], rows[1:])
     best = krum_scores(exact.numpy(), 10, 19, 2).argmin()
     assert torch.equal(chosen, rows[best])
+
+
+@pytest.mark.parametrize("num", [3, 8, 19])
+def test_without_numba_it_is_the_same(num: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = sample(num, 20_000)
+    compiled = measure(rows[0], rows[1:], pairs=True)[0]
+    monkeypatch.setattr(_kernels, "load", lambda: None)
+    plain = measure(rows[0], rows[1:], pairs=True)[0]
+    np.testing.assert_allclose(compiled.gram, plain.gram, rtol=1e-5, atol=1e-5 * float(plain.gram.max()))
+    np.testing.assert_allclose(compiled.toward, plain.toward, rtol=1e-5, atol=1e-5 * float(plain.gram.max()))
+    assert compiled.square == pytest.approx(plain.square, rel=1e-5)
+    exact = (rows[1:] - rows[0]).double()
+    np.testing.assert_allclose(compiled.gram[1:, 1:], exact @ exact.T, rtol=1e-4, atol=1e-5 * float(plain.gram.max()))
 
 
 @pytest.mark.parametrize("size", [1e3, 1e5, 1e8, 1e30])
