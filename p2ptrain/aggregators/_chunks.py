@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-SORT_WIDTH = 1 << 14
+SORT_WIDTH = 1 << 15
 """Of all rows at once, several times over."""
 SUM_WIDTH = 1 << 16
 """Of the result alone."""
@@ -45,9 +45,9 @@ def weighted_sum(weights: NDArray[np.float64], own: Tensor, received: Tensor) ->
     first, *others = weights.tolist()
     chosen = [(row, weight) for row, weight in zip(received, others, strict=True) if weight]
     for where in chunks(own.shape[0], width_of(own, SUM_WIDTH)):
-        part = torch.mul(own[where], first, out=out[where])
+        part = torch.mul(own[where].to(out.dtype), first, out=out[where])
         for row, weight in chosen:
-            part.add_(row[where], alpha=weight)
+            part.add_(row[where].to(out.dtype), alpha=weight)
     return out
 
 

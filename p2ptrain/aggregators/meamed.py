@@ -29,34 +29,14 @@ class MeaMed(Aggregator):
         return max(1, 2 * self.f)
 
     def columns(self, rows: list[Tensor]) -> Tensor:
-        # Sorted, the nearest ones stand side by side: of the f + 1 windows it is the one that reaches least far.
+        # Sorted, the nearest ones stand side by side; wherever they start, they have the n - 2f in the middle, and of
+        # the k-th from below and the k-th from above those just one.
         num, f = len(rows), self.f
         ordered = sort_rows(rows, range(num))
         median = middle(ordered[(num - 1) // 2], ordered[num // 2])
-        low, high = self._ends(ordered)
-        best = middle_sum = _sum(ordered[f : num - f], rows[0])
-        reach = torch.full_like(median, torch.inf)
-        for start in range(f + 1):
-            far = torch.maximum(median - ordered[start], ordered[start + num - f - 1] - median)
-            total = middle_sum + low[start] + high[start]
-            best = torch.where(far < reach, total, best)
-            reach = torch.minimum(far, reach)
-        return best / (num - f)
-
-    def _ends(self, ordered: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Of each window, the sum of what it has below and above the n - 2f in the middle, which all have.
-
-        Sums are built up and never taken apart: what was in them would leave its rounding errors."""
-        num, f = len(ordered), self.f
-        low, high = [torch.zeros_like(ordered[0])], [torch.zeros_like(ordered[0])]
-        for index in range(f):
-            low.append(low[-1] + ordered[f - 1 - index])
-            high.append(high[-1] + ordered[num - f + index])
-        return low[::-1], high
-
-
-def _sum(rows: list[Tensor], like: Tensor) -> Tensor:
-    total = torch.zeros_like(like)
-    for row in rows:
-        total.add_(row)
-    return total
+        total = torch.zeros_like(median)
+        for row in ordered[f : num - f]:
+            total.add_(row)
+        for low, high in zip(ordered[:f], ordered[num - f :], strict=True):
+            total.add_(torch.where(median - low < high - median, low, high))
+        return total.div_(num - f)
