@@ -34,7 +34,9 @@ def test_steps_are_the_exact_rate_rounded(lr: float, final: float, number: int, 
         assert abs(got - exact) <= Fraction(1, 2) + Fraction(2) ** (exponent + 40 - 64) * 2
 
 
-@pytest.mark.parametrize(("median", "change"), [(11, 0), (21, 0), (22, 1), (10, -1), (1, -4), (126, 3), (127, 4), (0, -4)])
+@pytest.mark.parametrize(
+    ("median", "change"), [(11, 0), (21, 0), (22, 1), (10, -1), (1, -4), (126, 3), (127, 4), (0, -4)]
+)
 def test_the_scale_follows_the_median(median: int, change: int) -> None:
     assert next_exponent(3, median) == 3 + change
     assert next_exponent(40, median) <= 40
