@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from p2ptrain.errors import ConfigError
-from p2ptrain.strategies.spsa.noise import BLOCK, Evaluation, Key, kernels, signs, signs_on
+from p2ptrain.strategies.spsa.noise import BLOCK, Evaluation, Key, kernels, signs_on
 
 FRACTION_BITS = 40
 UNIT = 2.0**-FRACTION_BITS
@@ -110,10 +110,7 @@ class Lattice:
 
     def _noise(self, evaluation: Evaluation, where: slice) -> Tensor:
         """The noise of one chunk, int64 where the values are."""
-        size, first = where.stop - where.start, where.start // BLOCK
-        if self.values.is_cpu:
-            return torch.from_numpy(signs(self.key, evaluation, size, first)).long()
-        return signs_on(self.values.device, self.key, evaluation, size, first)
+        return signs_on(self.values.device, self.key, evaluation, where.stop - where.start, where.start // BLOCK)
 
 
 def _chunks(size: int) -> Iterator[slice]:

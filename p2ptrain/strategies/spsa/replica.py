@@ -156,8 +156,9 @@ class Replica:
         return snapshot.save(self._disk, self.master)
 
     def records(self, first: int, last: int) -> Iterator[bytes]:
-        """The batches that say something of rounds [first, last), for another peer."""
-        for record, batch in self.log.batches.items():
+        """The batches that say something of rounds [first, last), for another peer, in the order of their rounds: it
+        refuses what is far ahead of what it has."""
+        for record, batch in sorted(self.log.batches.items(), key=lambda item: item[1].runs[0].round):
             if batch.runs[0].round < last and batch.runs[-1].round >= first:
                 yield record
 

@@ -33,18 +33,18 @@ class Rule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    lr: float = Field(1e-3, gt=0, le=1e3)
+    lr: float = Field(default=1e-3, gt=0, le=1e3)
     """The weights move by `lr` times the mean over a round's evaluations of slope * noise."""
-    final_lr: float | None = Field(None, ge=0, le=1e3)
+    final_lr: float | None = Field(default=None, ge=0, le=1e3)
     """When given, the rate goes there linearly over `rounds`."""
-    rounds: int = Field(20_000, gt=0, lt=1 << 32)
-    eps: float = Field(1e-3, gt=0, le=1)
+    rounds: int = Field(default=20_000, gt=0, lt=1 << 32)
+    eps: float = Field(default=1e-3, gt=0, le=1)
     """How far to either side the loss is measured."""
-    span: int = Field(16, gt=0, le=1024)
+    span: int = Field(default=16, gt=0, le=1024)
     """Rounds that share a scale."""
-    samples_max: int = Field(16, gt=0, le=256)
+    samples_max: int = Field(default=16, gt=0, le=256)
     """Evaluations of one peer that count in one round; it bounds the share of a peer that floods."""
-    exponent: int = Field(-6, ge=-EXPONENT_MAX, le=EXPONENT_MAX)
+    exponent: int = Field(default=-6, ge=-EXPONENT_MAX, le=EXPONENT_MAX)
     """The scale of the first two spans is 2^exponent: what a slope must be for a byte of 1."""
 
     def identify(self, run: str, fingerprint: bytes, start: bytes) -> bytes:

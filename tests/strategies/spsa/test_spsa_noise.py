@@ -1,5 +1,8 @@
 """The noise: the generator is Philox, and its three implementations agree bit for bit."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -83,3 +86,13 @@ def test_noise_is_balanced_and_differs_by_every_coordinate() -> None:
     bound = 5 * size**0.5
     assert abs(base.sum()) < bound
     assert all(abs((base * other).sum()) < bound for other in others)
+
+
+def test_looking_for_strategies_imports_nothing_of_it() -> None:
+    code = (
+        "import sys; from p2ptrain.strategies import names; names();"
+        "print('p2ptrain.strategies.spsa' in sys.modules, 'p2ptrain.strategies.spsa.noise' in sys.modules);"
+        "import p2ptrain.strategies.spsa.replica; print('numba' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=True)
+    assert done.stdout.split() == ["True", "False", "False"]
