@@ -42,8 +42,12 @@ check: install-dev
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+# Swarms of real daemons have both cores to themselves; the rest runs two at a time.
+SWARMS := $(wildcard tests/node/test_swarm*.py) tests/node/test_agree.py
+
 tests: install-dev
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 $(addprefix --ignore=,$(SWARMS))
+	$(BIN)/python -m pytest -q $(SWARMS)
 
 test-topologies: install-dev
 	$(BIN)/python -m pytest -q tests/processes

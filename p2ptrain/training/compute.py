@@ -24,6 +24,8 @@ class ThreadCompute:
     def __init__(self, speed: float = 1.0, threads: int | None = None, step_s: float = 0.0) -> None:
         assert 0 < speed <= 1
         self.speed, self.step_s = speed, step_s
+        self._due = 0.0
+        """When the last step was to end."""
         # OpenMP keeps the number of threads per calling thread, so the worker has to set its own.
         prepare = (lambda: torch.set_num_threads(threads)) if threads else None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="compute", initializer=prepare)
@@ -36,9 +38,10 @@ class ThreadCompute:
     async def train(self, work: Callable[[], T]) -> T:
         """As `run`; afterwards the caller, but not the thread, is held for what a slower device would still need."""
         loop = asyncio.get_running_loop()
-        begun = loop.time()
+        # What came between two steps is made up for, up to one of them: the pace is a device's, not the machine's.
+        self._due = max(self._due, loop.time() - self.step_s) + self.step_s
         seconds, result = await self.run(lambda: _timed(work))
-        rest = max(seconds * (1 / self.speed - 1), begun + self.step_s - loop.time())
+        rest = max(seconds * (1 / self.speed - 1), self._due - loop.time())
         if rest > 0:
             await asyncio.sleep(rest)
         return result

@@ -28,7 +28,7 @@ def _is_for_processes(path: Path) -> bool:
 
 
 @pytest.mark.timeout(LIMIT_S + 60)
-@pytest.mark.parametrize("path", filter(_is_for_processes, FILES), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [path for path in FILES if _is_for_processes(path)], ids=lambda path: path.stem)
 def test_it_meets_its_expectations(path: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "node", "up", str(path), "--out", str(out)]
