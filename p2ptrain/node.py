@@ -23,6 +23,7 @@ from p2ptrain.gather import Gatherer
 from p2ptrain.graphs import Graph
 from p2ptrain.ports import Compute, PeerId, Transport
 from p2ptrain.seeds import python_random
+from p2ptrain.swarm.doors import within
 from p2ptrain.swarm.state import StateServer, download
 from p2ptrain.swarm.view import Member, Members, State
 from p2ptrain.telemetry.events import Evaluated, Event, Finished, Merged, Noted, Stepped
@@ -105,6 +106,10 @@ class Node:
         """Peers that can be asked for a swap: alive, with weights, neighbours if there is a graph."""
         return [member.peer for member in self._reachable() if member.state in (State.TRAINING, State.FINISHED)]
 
+    def trainers(self) -> list[PeerId]:
+        """Those of `peers` that still train."""
+        return [member.peer for member in self._reachable() if member.state == State.TRAINING]
+
     def pick(self, without: Collection[str] = ()) -> PeerId | None:
         """A random peer, never the last one twice running when there is a choice: on saturated links, fixed pairs
         lock in."""
@@ -169,12 +174,13 @@ class Node:
             for peer in peers:
                 group.create_task(share(peer))
 
-    async def gathered(self, enough: int, within_s: float) -> None:
-        """Returns when so many peers have shown something new in this round, or that time is over."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(within_s):
-                while len(self.gatherer.shown(0)) < enough and not self.draining:
-                    await self.gatherer.news()
+    async def gathered(self, peers: Collection[PeerId], within_s: float) -> None:
+        """Returns when those of these that still train have shown something new in this round, or that time is over."""
+        give_up = self._now() + within_s
+        while not self.draining and (left_s := give_up - self._now()) > 0:
+            if set(self.trainers()).intersection(peers) <= self.gatherer.shown(0).keys():
+                return
+            await within(min(left_s, 1.0), self.gatherer.news())  # one of them may leave meanwhile
 
     async def combine(self, staleness: int) -> int:
         """Become what the run's rule makes of the replica and of what peers have shown in that many rounds; of how many

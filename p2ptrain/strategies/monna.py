@@ -48,12 +48,12 @@ class MoNNA(Strategy):
                 peers = self._choose(node)
                 if self.wait or showing.done():  # a slow network makes rounds without news, not rounds that wait
                     showing = group.create_task(node.show(peers))
-                await node.gathered(len(peers) if self.wait else 0, self.wait)
+                await node.gathered(peers, self.wait)
                 await node.combine(self.staleness)  # x_{t+1} = rule(x_{t+1/2}, the others')
             showing.cancel()
 
     def _choose(self, node: "Node") -> list[Any]:
-        peers = node.peers()
+        peers = node.trainers()
         if self.fanout is None or self.fanout >= len(peers):
             return peers
         return node.rng(f"fanout-{node.step}").sample(peers, self.fanout)

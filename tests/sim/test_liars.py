@@ -1,0 +1,92 @@
+"""Swarms with liars among them, in virtual time: the same daemons, robust rules, attacks that see everything."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from p2ptrain.simulation.loop import run
+from p2ptrain.simulation.world import World
+from p2ptrain.telemetry.events import Evaluated, Exchanged, Noted, Rejected, Stamped
+from p2ptrain.topology import Topology
+
+RUN = {
+    "task": {"name": "quadratic", "dim": 40}, "steps": 40, "evaluate_every": 100, "codec": "fp32",
+    "strategy": {"name": "monna", "lr": 8.0}, "data": {"split": "dirichlet", "alpha": 1.0},
+}  # fmt: skip
+
+
+def topology(attack: Any, rule: Any, honest: int = 6, liars: int = 2, **more: Any) -> Topology:
+    nodes = [{"count": honest}, {"count": liars, "name": "liar", "attack": attack}] if liars else [{"count": honest}]
+    body = {"name": "liars", "run": {**RUN, "aggregator": rule, **more.pop("run", {})}, "nodes": nodes}
+    return Topology.model_validate({**body, "simulation": {"step": 0.2}, "node": {"heartbeat": 1}, **more})
+
+
+def outcome(file: Topology) -> tuple[float, float, list[Stamped]]:
+    """First loss, the worst honest node's last one, and everything that was said."""
+    log: list[Stamped] = []
+
+    async def main() -> None:
+        await World(file, log.append).run(3600.0)
+
+    run(main())
+    losses = [(stamped.node, stamped.event.loss) for stamped in log if isinstance(stamped.event, Evaluated)]
+    last = {node: loss for node, loss in losses if node not in file.attackers}
+    return losses[0][1], max(last.values()), log
+
+
+def test_without_liars_all_rules_learn() -> None:
+    for rule in ("mean", {"name": "nna", "f": 1}):
+        first, last, log = outcome(topology("zero", rule, honest=5, liars=0))
+        assert last < 0.1 * first
+        assert sum(isinstance(stamped.event, Exchanged) for stamped in log) > 100
+
+
+@pytest.mark.parametrize("attack", ["sign-flip", {"name": "foe", "strength": 4}, {"name": "noise", "scale": 20}])
+def test_a_robust_rule_bears_liars_that_the_mean_does_not(attack: Any) -> None:
+    first, robust, log = outcome(topology(attack, {"name": "nna", "f": 2}))
+    assert robust < 0.2 * first
+    assert not [stamped for stamped in log if isinstance(stamped.event, Rejected)]
+    _, plain, _ = outcome(topology(attack, "mean"))
+    assert plain > 5 * robust
+
+
+def test_synchronous_rounds_wait_for_each_other() -> None:
+    strategy = {**RUN["strategy"], "wait": 5.0}  # type: ignore[dict-item]
+    nodes = [{"count": 3, "device": "rtx3060"}, {"count": 1, "device": "macbook-m2"}]
+    log = outcome(topology("zero", {"name": "nna", "f": 1}, run={"strategy": strategy, "steps": 8}, nodes=nodes))[2]
+    ends = {stamped.node: stamped.time for stamped in log if type(stamped.event).__name__ == "Finished"}
+    assert max(ends.values()) < 1.3 * min(ends.values())
+
+
+def test_a_node_with_too_few_neighbours_left_keeps_its_own_vector_and_says_so() -> None:
+    faults = [{"at": 3, "kill": ["node-2", "node-3"]}]
+    _, _, log = outcome(topology("zero", {"name": "nna", "f": 1}, honest=4, liars=0, faults=faults))
+    notes = [stamped.event.message for stamped in log if isinstance(stamped.event, Noted) and stamped.time > 3]
+    assert sum("nna needs 2 vectors from peers, got 1" in note for note in notes) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"liars": 3}, "node-0 has 3 lying neighbours, and nna with f: 2 bears 2"),
+        ({"run": {"strategy": "gossip"}}, "a swap brings one; use the strategy monna"),
+        ({"run": {"codec": "topk"}}, "rules need all of it"),
+        ({"nodes": [{"count": 2, "attack": "alie"}]}, "all nodes lie"),
+    ],
+)
+def test_what_no_rule_could_bear_is_refused(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        topology("alie", {"name": "nna", "f": 2}, **changes)
+
+
+def test_runs_with_liars_repeat() -> None:
+    def trace() -> str:
+        async def main() -> str:
+            world = World(topology("alie", {"name": "nna", "f": 2}, run={"steps": 6}))
+            await world.run(3600.0)
+            return world.trace
+
+        return run(main())
+
+    assert trace() == trace()
