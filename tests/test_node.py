@@ -16,6 +16,7 @@ from p2ptrain import graphs
 from p2ptrain.config import RunConfig
 from p2ptrain.errors import PeerError
 from p2ptrain.exchange import Exchanger
+from p2ptrain.gather import Gatherer
 from p2ptrain.graphs import Graph
 from p2ptrain.node import Node, mean_of, restore
 from p2ptrain.ports import PeerId
@@ -91,9 +92,11 @@ class Whole:
         server = StateServer(
             transport, self.replica, SWARM, python_random(0, "state", slot), lambda: trainer.steps, lambda: True
         )
+        gatherer = Gatherer(self.me, transport, exchanger.talk, python_random(0, "gather", slot))
         self.node = Node(
             me=self.me, name=f"node-{slot}", slot=slot, run=run, swarm=SWARM, graph=world.graph, transport=transport,
             membership=self.membership, compute=VirtualCompute(world.step_s), trainer=trainer, exchanger=exchanger,
+            gatherer=gatherer,
             state_server=server, emit=emit,
         )  # fmt: skip
         swap = exchanger.swap

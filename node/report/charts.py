@@ -47,6 +47,8 @@ class Chart:
     """The y axis starts at zero."""
     faults: Sequence["Band"] = ()
     """Shown below the time axis."""
+    across: str | None = None
+    """What the x axis counts; None: time, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -89,15 +91,17 @@ def draw(chart: Chart) -> str | None:
     lines = [line for line in lines if line.points]
     if not any(len(line.points) > 1 for line in lines):
         return None
-    per_time, time_unit = time_axis(max(x for line in lines for x, _ in line.points))
+    longest = max(x for line in lines for x, _ in line.points)
+    per_time, time_unit = (1.0, chart.across) if chart.across else time_axis(longest)
     x = _x_scale(lines, per_time)
     y = _y_scale(lines, chart)
     limit = max(50, min(MAX_POINTS, MAX_POINTS_OF_ALL // len(lines)))
-    body = [_axes(x, y, time_unit, chart.unit)]
+    body = [_axes(x, y, chart.across or f"time ({time_unit})", chart.unit)]
     body += [_mark(x(time / per_time), what) for time, what in chart.marks if x.low <= time / per_time <= x.high]
     body += [_path(line, thin(line.points, limit), x, y, per_time) for line in lines]
     scale = f'data-x="{x.low:g},{x.high:g}" data-y="{y.low:g},{y.high:g}" data-log="{int(y.log)}"'
-    box = f'data-box="{LEFT},{WIDTH - RIGHT},{TOP},{HEIGHT - BOTTOM}" data-units="{time_unit},{escape(chart.unit)}"'
+    units = escape(f"{time_unit},{chart.unit}")
+    box = f'data-box="{LEFT},{WIDTH - RIGHT},{TOP},{HEIGHT - BOTTOM}" data-units="{units}"'
     title = escape(chart.title)
     strip, height = _strip([band for band in chart.faults if band.begin / per_time < x.high], x, per_time)
     return (
@@ -186,7 +190,7 @@ def _y_scale(lines: Sequence[Line], chart: Chart) -> Scale:
     return Scale(low, high, HEIGHT - BOTTOM, TOP, chart.log)
 
 
-def _axes(x: Scale, y: Scale, time_unit: str, unit: str) -> str:
+def _axes(x: Scale, y: Scale, across: str, unit: str) -> str:
     down, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     parts = []
     for tick in log_ticks(y.low, y.high) if y.log else ticks(y.low, y.high, 5):
@@ -198,7 +202,7 @@ def _axes(x: Scale, y: Scale, time_unit: str, unit: str) -> str:
         parts.append(f'<line class="axis" x1="{at}" x2="{at}" y1="{down}" y2="{down + 4}"/>')
         parts.append(f'<text class="tick middle" x="{at}" y="{down + 17}">{_label(tick)}</text>')
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{right}" y1="{down}" y2="{down}"/>')
-    parts.append(f'<text class="label end" x="{right}" y="{HEIGHT - 5}">time ({time_unit})</text>')
+    parts.append(f'<text class="label end" x="{right}" y="{HEIGHT - 5}">{escape(across)}</text>')
     middle = (TOP + down) / 2
     parts.append(f'<text class="label middle" transform="translate(13 {middle}) rotate(-90)">{escape(unit)}</text>')
     return "".join(parts)

@@ -1,10 +1,11 @@
 """Who talks to whom: `graphs.make("ring", n=8)` has `.edges`, `.laplacian(rates)`, `.chi1(rates)`, `.chi2(rates)`.
 
 Vertices are the nodes' slots. Each family is one class in this folder. What else can be said of a graph, and how to
-show it, is in `measures` and `drawing`.
+show it, is in `measures`, `rates` and `drawing`.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -50,19 +51,45 @@ class Graph(Component):
         """(n, n): sum over edges of rate * (e_i - e_j)(e_i - e_j)^T."""
         i, j = np.transpose(self.edges)
         weights = np.zeros((self.num_nodes, self.num_nodes))
-        weights[i, j] = weights[j, i] = 1 if rates is None else np.reshape(rates, len(self.edges))
+        weights[i, j] = weights[j, i] = self._checked(rates)
         return np.diag(weights.sum(1)) - weights
 
     def chi1(self, rates: Rates | None = None) -> float:
-        """1 / the Laplacian's second smallest eigenvalue: the time that averaging takes along the worst direction."""
-        return float(1 / np.linalg.eigvalsh(self.laplacian(rates))[1])
+        """1 / the Laplacian's second smallest eigenvalue: the time that averaging takes along the worst direction.
+        Infinite if the edges with a rate above zero leave the graph in parts."""
+        eigenvalues = np.linalg.eigvalsh(self.laplacian(rates))
+        return math.inf if eigenvalues[1] <= 1e-13 * eigenvalues[-1] else float(1 / eigenvalues[1])
 
     def chi2(self, rates: Rates | None = None) -> float:
-        """Half of the largest effective resistance of an edge."""
+        """Half of the largest effective resistance of an edge with a rate above zero. Infinite as `chi1`."""
+        if math.isinf(self.chi1(rates)):
+            return math.inf
         # Resistances do not see the constant vector, which 1/n makes regular; a pseudo-inverse has to guess its zero.
         inverse = np.linalg.inv(self.laplacian(rates) + 1 / self.num_nodes)
-        i, j = np.transpose(self.edges)
+        i, j = np.transpose(self.edges)[:, self._checked(rates) > 0]
         return float((inverse[i, i] + inverse[j, j] - 2 * inverse[i, j]).max() / 2)
+
+    def uniform_rates(self) -> np.ndarray:
+        """(m,): the same for every edge, just often enough that chi1 * chi2 = 1/2."""
+        return np.full(len(self.edges), (2 * self.chi1() * self.chi2()) ** 0.5)
+
+    def optimal_rates(
+        self, cost: Rates | None = None, progress: Callable[[int, float, float], None] | None = None
+    ) -> np.ndarray:
+        """(m,): of all rates with chi1 * chi2 <= 1/2, those whose exchanges cost least; `cost` of one exchange on each
+        edge, default 1 each. `progress` and errors: see `rates.optimal`."""
+        from p2ptrain.graphs import rates
+
+        return rates.optimal(self, cost, progress)
+
+    def _checked(self, rates: Rates | None) -> np.ndarray:
+        """(m,)"""
+        if rates is None:
+            return np.ones(len(self.edges))
+        found = np.reshape(np.asarray(rates, float), len(self.edges))
+        if not (np.isfinite(found).all() and (found >= 0).all()):
+            raise ValueError("rates must be finite numbers, none below zero")
+        return found
 
     def positions(self) -> list[Point]:
         """Where to draw each vertex, in the unit square, y upwards; the same each time."""

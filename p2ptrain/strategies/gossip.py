@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from p2ptrain.aggregators import Aggregator
+from p2ptrain.codecs import Codec
 from p2ptrain.errors import PeerBusy, PeerError
 from p2ptrain.strategies import Strategy, register
 
@@ -35,6 +37,12 @@ class Gossip(Strategy):
     @property
     def swaps_per_step(self) -> float:
         return self.gossip_steps * (self._rate(0.0) + self._rate(1.0)) / 2
+
+    def objection(self, codec: Codec, rule: Aggregator) -> str | None:
+        if rule.min_received > 1:
+            needed = f"{rule.name} needs {rule.min_received} vectors at a time, and a swap brings one"
+            return f"{needed}; use the strategy monna, or a rule such as self-clip with a tau"
+        return None
 
     async def run(self, node: "Node") -> None:
         async with asyncio.TaskGroup() as group:

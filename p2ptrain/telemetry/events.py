@@ -85,11 +85,12 @@ class Rejected(Event):
 
 @dataclass(frozen=True)
 class Evaluated(Event):
-    """Held-out loss and accuracy of this node's replica."""
+    """Held-out loss and accuracy of this node's replica, and its distance to the optimum where that is known."""
 
     step: int
     loss: float
     accuracy: float | None
+    gap: float | None = None
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,7 @@ _TYPES: dict[str, type[Event]] = {cls.__name__.lower(): cls for cls in Event.__s
 
 def to_json(stamped: Stamped) -> str:
     """One line; floats that are not finite become null."""
-    body = {key: _finite(value) for key, value in dataclasses.asdict(stamped.event).items()}
+    body = {key: _finite(value) for key, value in vars(stamped.event).items()}
     kind = type(stamped.event).__name__.lower()
     return json.dumps({"time": round(stamped.time, 6), "node": stamped.node, "event": kind, **body}, allow_nan=False)
 

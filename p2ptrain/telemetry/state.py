@@ -78,6 +78,7 @@ class NodeState:
     smooth_loss: float | None = None
     eval_loss: float | None = None
     accuracy: float | None = None
+    gap: float | None = None
     peers: frozenset[str] = frozenset()
     """Peer ids in this node's view."""
     saw: frozenset[str] = frozenset()
@@ -276,7 +277,7 @@ def _(event: events.Rejected, node: NodeState, time: float) -> NodeState:
 def _(event: events.Evaluated, node: NodeState, time: float) -> NodeState:
     accuracy = math.nan if event.accuracy is None else event.accuracy
     series = node.evaluations.add((time, event.loss, accuracy))
-    return replace(node, eval_loss=event.loss, accuracy=event.accuracy, evaluations=series)
+    return replace(node, eval_loss=event.loss, accuracy=event.accuracy, gap=event.gap, evaluations=series)
 
 
 @_fold.register

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, GetJsonSchemaHandler, ValidationErro
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from p2ptrain.config import AGraph, NodeConfig, RunConfig, Strict
+from p2ptrain.config import AGraph, AnAttack, NodeConfig, RunConfig, Strict
 from p2ptrain.errors import Misplaced
 from p2ptrain.registry import Like, explain
 from p2ptrain.swarm.records import NAME
@@ -20,7 +20,7 @@ from p2ptrain.topology.plan import Cast, Deed, plan
 from p2ptrain.topology.quantities import Seconds
 from p2ptrain.training import devices
 
-Measure = Literal["accuracy", "loss", "consensus", "alive", "views"]
+Measure = Literal["accuracy", "loss", "gap", "consensus", "alive", "views"]
 
 
 class Expectation(Strict):
@@ -65,6 +65,8 @@ class NodeGroup(Strict):
     device: Annotated[str, AfterValidator(devices.check_profile)] = "this-machine"
     """A device profile: how fast the node is, relative to the fastest of the file."""
     site: str = Field("local", pattern=r"^[A-Za-z][A-Za-z0-9_]*$")
+    attack: AnAttack | None = None
+    """These nodes lie."""
     starts: Seconds = 0.0
     """When, in seconds of the run's clock: a late joiner."""
 
@@ -96,7 +98,7 @@ class Topology(Strict):
     """By `default`, site (`eu`), or two sites (`eu-us`, both ways; `eu>us`, one way). Later words win."""
     faults: tuple[AnyFault, ...] = ()
     expect: dict[Measure, Expectation] = Field({})
-    """`accuracy` and `loss` are the worst honest node's; `views`: into how many separate views the living fall."""
+    """`accuracy`, `loss`, `gap`: the worst honest node's; `views`: into how many separate views the living fall."""
     simulation: Simulation = Field(default_factory=lambda: Simulation.model_validate({}))
 
     @property
@@ -111,6 +113,10 @@ class Topology(Strict):
                 base = group.name or f"node-{len(found)}"
                 found.append((f"{base}-{index}" if group.name and group.count > 1 else base, group))
         return found
+
+    @property
+    def attackers(self) -> list[str]:
+        return [name for name, group in self.members() if group.attack is not None]
 
     @cached_property
     def cast(self) -> Cast:
@@ -170,8 +176,25 @@ class Topology(Strict):
             NodeConfig.model_validate({"name": names[0], **self.node})
         except ValidationError as error:
             yield ("node", *error.errors()[0]["loc"]), explain(error)
+        yield from self._too_many_liars()
         yield from self._contradictions_in_links()
         yield from self._contradictions_in_faults()
+
+    def _too_many_liars(self) -> Iterator[tuple[Place, str]]:
+        borne = getattr(self.run.aggregator, "f", None)
+        liars = [group.attack is not None for _, group in self.members()]
+        if all(liars):
+            yield ("nodes",), "all nodes lie; leave at least one without an attack"
+        for slot, (name, group) in enumerate(self.members()):
+            others = self.graph.neighbours(slot) if self.graph else range(len(liars))
+            met = sum(liars[other] for other in others if other != slot)
+            if borne is not None and group.attack is None and met > borne:
+                rule = self.run.aggregator.name
+                yield (
+                    ("run", "aggregator"),
+                    f"{name} has {met} lying neighbours, and {rule} with f: {borne} bears {borne}",
+                )
+                return
 
     def _contradictions_in_links(self) -> Iterator[tuple[Place, str]]:
         sites = {group.site for group in self.nodes}

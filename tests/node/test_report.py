@@ -148,6 +148,20 @@ def test_a_logarithmic_chart_leaves_out_what_has_no_logarithm() -> None:
     assert charts.draw(Chart("t", "u", [Line("a", [(0, 0.0), (1, 1e-3), (2, 1e-5)])], log=True))
 
 
+def test_a_chart_need_not_be_over_time() -> None:
+    line = Line("a", [(0, 1.0), (500, 2.0)])
+    drawn = charts.draw(Chart("t", "u", [line], across="steps <each>"))
+    assert drawn
+    assert "steps &lt;each&gt;</text>" in drawn
+    assert 'data-units="steps &lt;each&gt;,u"' in drawn
+    assert 'data-x="0,500"' in drawn
+    assert "time (" not in drawn
+    over_time = charts.draw(Chart("t", "u", [line]))
+    assert over_time
+    assert "time (min)</text>" in over_time
+    assert 'data-units="min,u"' in over_time
+
+
 def test_a_constant_can_be_drawn() -> None:
     for value in (0.0, 5.0, 1e12):
         assert "nan" not in (charts.draw(Chart("t", "u", [Line("a", [(0, value), (1, value)])])) or "nan")

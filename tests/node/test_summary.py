@@ -71,6 +71,17 @@ def test_a_node_that_was_never_evaluated_meets_nothing() -> None:
     assert [(item["got"], item["ok"]) for item in made["expect"]] == [(None, False), (None, False)]
 
 
+def test_the_distance_to_the_optimum_is_there_where_it_is_known() -> None:
+    log = [
+        Stamped(f"node-{i}", 1.0, events.Evaluated(1, 1.0, None, gap)) for i, gap in enumerate((1e-6, 1e-5, 0.0, 2e-6))
+    ]
+    made = summary.build(topology(gap="<= 1e-5"), fold(log, expecting(f"node-{i}" for i in range(4))), 1, None)
+    assert [node["gap"] for node in made["nodes"].values()] == [1e-6, 1e-5, 0.0, 2e-6]
+    assert made["expect"] == [{"what": "gap", "want": "<= 1e-05", "got": 1e-5, "ok": True}]
+    without = summary.build(topology(gap="<= 1"), evaluated(*[(1.0, 0.9)] * 4), 1, None)
+    assert (without["expect"][0]["got"], without["ok"]) == (None, False)
+
+
 def test_values_that_are_not_finite_are_null() -> None:
     made = summary.build(topology(loss="<= 9"), evaluated(*[(float("nan"), None)] * 4), 1, None)
     json.dumps(made, allow_nan=False)

@@ -76,6 +76,17 @@ def test_a_swarm_trains_and_ends_in_agreement() -> None:
         assert seen.losses(name)[-1] < 0.3 * seen.losses(name)[0]
 
 
+def test_a_convex_task_reports_how_far_from_its_optimum_each_node_is() -> None:
+    """Two nodes that hold all classes and average often end near it."""
+    task = {"name": "convex", "whole": True, "lr": 0.25, "condition": 20}
+    seen = Seen(topology(count=2, run={**RUN, "task": task}))
+    for name in NAMES[:2]:
+        gaps = [event.gap for _, event in seen.of(name, Evaluated)]
+        assert None not in gaps
+        assert 0.5 < gaps[0] <= 1
+        assert gaps[-1] < 0.01
+
+
 def test_slower_devices_take_fewer_steps_and_slow_uplinks_longer_swaps() -> None:
     nodes = [{"count": 1, "device": "rtx3060"}, {"count": 1, "device": "macbook-m2"}]
     seen = Seen(topology(nodes=nodes))

@@ -68,9 +68,10 @@ def test_counters() -> None:
         events.Failed("cc", "deadline", False),
         events.Rejected("dd", "malformed", ""),
         events.Fetched(7, 2, 1000, 0.5),
-        events.Evaluated(7, 2.5, None),
+        events.Evaluated(7, 2.5, None, 0.25),
         events.Stopped(9, "digest"),
     )
+    assert (node.eval_loss, node.accuracy, node.gap) == (2.5, None, 0.25)
     assert (node.slot, node.device, node.started, node.first_contribution) == (3, "cpu", 0.0, 4.0)
     assert (node.bytes_sent, node.bytes_received, node.exchanges) == (200, 1400, 2)
     assert (dict(node.failed), dict(node.rejected), dict(node.partners)) == (

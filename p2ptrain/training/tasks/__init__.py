@@ -22,10 +22,14 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Metrics:
-    """On held-out data. `loss` in nats per example (per byte for text); `accuracy` in [0, 1], or None."""
+    """On held-out data. `loss` in nats per example (per byte for text); `accuracy` in [0, 1], or None.
+
+    `gap`, where the optimum of the training data is known: the squared distance to it, as a share of the untrained
+    model's."""
 
     loss: float
     accuracy: float | None
+    gap: float | None = None
 
 
 class Task(Component):

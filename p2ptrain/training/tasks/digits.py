@@ -1,8 +1,6 @@
 """1797 handwritten digits of 8x8 pixels (Alpaydin and Kaynak, UCI), bundled with scikit-learn: learned in seconds."""
 
-import importlib.util
 from functools import lru_cache
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -12,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from p2ptrain.seeds import numpy_random
+from p2ptrain.training.tables import bundled
 from p2ptrain.training.tasks import Batch, Metrics, Task, device_of, initialising, register
 
 NUM_TEST = 400
@@ -73,20 +72,10 @@ def _load() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Train images (1397, 1, 8, 8), train labels (1397,), test images (400, 1, 8, 8), test labels (400,).
 
     The test images are the same in every run, whatever its seed."""
-    pixels, labels = _read()
+    pixels, labels = bundled("digits.csv.gz")
     order = numpy_random(0, "digits").permutation(len(pixels))
     test, train = order[:NUM_TEST], order[NUM_TEST:]
     standard = (pixels - pixels[train].mean()) / pixels[train].std()
     images = torch.from_numpy(standard.astype(np.float32).reshape(-1, 1, 8, 8))
     targets = torch.from_numpy(labels.astype(np.int64))
     return images[train], targets[train], images[test], targets[test]
-
-
-def _read() -> tuple[np.ndarray, np.ndarray]:
-    """Pixels (1797, 64) from 0 to 16 and labels (1797,)."""
-    # The file is read as it lies there: importing sklearn.datasets costs 40 MB and two seconds on every node.
-    spec = importlib.util.find_spec("sklearn")
-    assert spec is not None
-    assert spec.origin is not None
-    table = np.loadtxt(Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
-    return table[:, :-1], table[:, -1]

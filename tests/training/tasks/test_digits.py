@@ -6,6 +6,7 @@ from sklearn.datasets import load_digits
 
 from p2ptrain.training.replica import Replica, named_slices
 from p2ptrain.training.splits import Data, examples
+from p2ptrain.training.tables import bundled
 from p2ptrain.training.tasks import digits
 from p2ptrain.training.tasks.digits import Digits
 from p2ptrain.training.trainer import Trainer
@@ -24,10 +25,10 @@ def test_one_node_with_all_the_data_learns_it(network: Literal["mlp", "cnn"], st
 
 
 def test_data_is_that_of_scikit_learn_and_the_test_set_is_apart() -> None:
-    bundled: Any = load_digits()
-    pixels, labels = digits._read()
-    assert np.array_equal(pixels, bundled.data)
-    assert np.array_equal(labels, bundled.target)
+    theirs: Any = load_digits()
+    pixels, labels = bundled("digits.csv.gz")
+    assert np.array_equal(pixels, theirs.data)
+    assert np.array_equal(labels, theirs.target)
     train, train_labels, test, test_labels = digits._load()
     assert (len(train), len(test)) == (len(train_labels), len(test_labels)) == (1397, 400)
     assert np.bincount(test_labels).min() > 25

@@ -91,5 +91,5 @@ def test_a_file_that_is_no_task(tmp_path: Path, text: str, message: str) -> None
 def test_missing_file_and_unknown_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no task file"):
         tasks.make(str(tmp_path / "none.py"))
-    with pytest.raises(ConfigError, match="charlm, digits"):
+    with pytest.raises(ConfigError, match="charlm, convex, digits"):
         tasks.make("mnist")

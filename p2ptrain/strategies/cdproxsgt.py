@@ -1,0 +1,71 @@
+"""CDProxSGT: compressed gradient tracking with a proximal step (Yan et al. 2023, arXiv:2302.14252, Algorithm 2).
+
+    y <- y + grad(x) - grad(the x before);  y <- y + gamma_y (W y^ - y^)
+    x <- prox(x - lr y);                    x <- x + gamma_x (W x^ - x^)
+
+where x^ and y^ are public copies that all neighbours hold alike: each moves by the compressed difference to what it
+copies, and only these differences travel. Finds the exact optimum of the sum plus a penalty such as lambda |x|_1, even
+though nothing is ever sent exactly.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Copy(NamedTuple):
+    """A node's public copy of one vector, and the weighted average of its neighbourhood's public copies; both (d,)."""
+
+    own: Tensor
+    mixed: Tensor
+
+
+class State(NamedTuple):
+    """Of one node; vectors are (d,). The sum of y over the nodes is that of the gradients."""
+
+    x: Tensor
+    y: Tensor
+    gradient: Tensor
+    """At `x`, once tracked."""
+    public_x: Copy
+    public_y: Copy
+
+
+def begin(x: Tensor) -> State:
+    """All must start from the same `x`, or the copies would not be what others hold."""
+    zero = torch.zeros_like(x)
+    return State(x, zero, zero, Copy(x, x), Copy(zero, zero))
+
+
+def track(state: State, gradient: Tensor) -> State:
+    """First half of a round: `gradient`, (d,), is at `state.x`."""
+    return state._replace(y=state.y + gradient - state.gradient, gradient=gradient)
+
+
+def mix_y(state: State, sent: Tensor, mixed_sent: Tensor, gamma: float) -> State:
+    """`sent`, (d,): y - public_y.own as compressed. `mixed_sent`: the weighted average of the neighbourhood's."""
+    y, public = _mix(state.y, state.public_y, sent, mixed_sent, gamma)
+    return state._replace(y=y, public_y=public)
+
+
+def step(state: State, lr: float, l1: float = 0.0) -> State:
+    """Second half: the proximal step for the penalty `l1` |x|_1 of each node."""
+    x = state.x - lr * state.y
+    return state._replace(x=soft_threshold(x, lr * l1) if l1 else x)
+
+
+def mix_x(state: State, sent: Tensor, mixed_sent: Tensor, gamma: float) -> State:
+    """As `mix_y`, for x - public_x.own."""
+    x, public = _mix(state.x, state.public_x, sent, mixed_sent, gamma)
+    return state._replace(x=x, public_x=public)
+
+
+def soft_threshold(x: Tensor, by: float) -> Tensor:
+    """argmin over u of by |u|_1 + |u - x|^2 / 2."""
+    return x.sign() * (x.abs() - by).clamp_min(0)
+
+
+def _mix(vector: Tensor, copy: Copy, sent: Tensor, mixed_sent: Tensor, gamma: float) -> tuple[Tensor, Copy]:
+    copy = Copy(copy.own + sent, copy.mixed + mixed_sent)
+    return vector + gamma * (copy.mixed - copy.own), copy
