@@ -14,7 +14,7 @@ from p2ptrain.config import load
 from p2ptrain.errors import ConfigError
 from p2ptrain.topology import Topology
 
-LIMIT_S = 300
+LIMIT_S = 600
 FILES = sorted((Path(__file__).parents[2] / "topologies").glob("*.yaml"))
 
 
