@@ -3,12 +3,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install install-dev swarm test check tests test-docker docker-image secrets bench protos clean
+.PHONY: help install install-dev swarm test check tests test-topologies test-docker docker-tests docker-image again \
+	secrets bench protos clean
 
 help:
 	@echo "make swarm        four unequal nodes train a small language model, in about two minutes"
 	@echo "make test         lint, types, imports, tests"
+	@echo "make test-topologies  every file in topologies/ as real processes, in about fifteen minutes"
 	@echo "make test-docker  the same nodes in containers; makes a Docker engine where there is none"
+	@echo "make docker-image the image for docker compose and for --runtime docker"
 	@echo "make secrets      what docker compose up needs: a swarm key and a broker's password, in .env"
 	@echo "make install      a .venv with everything that a node needs"
 	@echo "make bench        all benchmarks, as tables"
@@ -39,20 +42,34 @@ check: install-dev
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+# Swarms of real daemons have both cores to themselves; the rest runs two at a time.
+SWARMS := $(wildcard tests/node/test_swarm*.py) tests/node/test_agree.py
+
 tests: install-dev
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 $(addprefix --ignore=,$(SWARMS))
+	$(BIN)/python -m pytest -q $(SWARMS)
 
-test-docker: install-dev
-	environment=$$(docker/engine.sh) && eval "$$environment" && $(MAKE) docker-image PIP_ARGS=--no-index && \
-		$(BIN)/python -m pytest -q tests/docker
+test-topologies: install-dev
+	$(BIN)/python -m pytest -q tests/processes
 
+test-docker: install-dev docker/wheels/made
+	docker/engine.sh $(MAKE) --no-print-directory docker-image docker-tests
+
+docker-tests:
+	$(BIN)/python -m pytest -q tests/docker
+
+# What a build leaves of the one before it goes.
 docker-image: docker/wheels/made
-	docker build --quiet --file docker/Dockerfile --build-arg PIP_ARGS="$(PIP_ARGS)" --tag p2ptrain .
+	docker build --quiet --file docker/Dockerfile --tag p2ptrain . \
+		--build-arg PIP_ARGS="$$(ls docker/wheels/*.whl >/dev/null 2>&1 && echo --no-index || echo '$(PIP_ARGS)')"
+	docker image prune --force --filter label=p2ptrain.image >/dev/null
 
-docker/wheels/made: pyproject.toml constraints.txt | .venv/bin/python
+# With this machine's pip, its indexes and its cache, where its Python is the image's; else the build takes them itself.
+docker/wheels/made: pyproject.toml constraints.txt $(if $(PIP_ARGS),again) | .venv/bin/python
 	rm -f docker/wheels/*.whl
-	$(BIN)/python -m pip wheel --quiet --wheel-dir docker/wheels --constraint constraints.txt . 'setuptools>=77'
-	rm docker/wheels/p2ptrain-*.whl
+	if $(BIN)/python -c 'import sys; sys.exit(sys.platform != "linux" or sys.version_info[:2] != (3, 11))'; then \
+		$(BIN)/python -m pip wheel --quiet --wheel-dir docker/wheels --constraint constraints.txt $(PIP_ARGS) \
+			. 'setuptools>=77' && rm docker/wheels/p2ptrain-*.whl; fi
 	touch $@
 
 secrets: .env
@@ -62,10 +79,11 @@ secrets: .env
 		print(f"P2PTRAIN_KEY={new(24)}\nP2PTRAIN_MQTT_PASSWORD={new(24)}")' > $@
 
 bench: install-dev
-	for name in codec exchange average overlap idle; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	for name in codec exchange average overlap idle join agree simulator onebyte robust; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 protos: install-dev
 	PYTHON=$(BIN)/python sh protos/generate.sh
 
 clean:
 	rm -rf .venv runs build *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -f docker/wheels/*

@@ -58,6 +58,7 @@ def table(outcomes: list[Outcome], wall_s: float) -> Table:
     faults: Counter[str] = sum((outcome.faults for outcome in outcomes), Counter())
     noticed = [seconds for outcome in outcomes for seconds in outcome.noticed_s]
     healed = [seconds for outcome in outcomes for seconds in outcome.healed_s]
+    recovered = [outcome.recovered_s for outcome in outcomes if outcome.recovered_s is not None]
     virtual_h = sum(outcome.virtual_s for outcome in outcomes) / 3600
     rows: dict[str, Any] = {
         "seeds": len(outcomes),
@@ -67,6 +68,7 @@ def table(outcomes: list[Outcome], wall_s: float) -> Table:
         "events": sum(outcome.num_events for outcome in outcomes),
         "swaps applied": sum(outcome.num_exchanges for outcome in outcomes),
         "deaths noticed after": _spread(noticed),
+        "all well again after": _spread(recovered),
         "restart to first swap": _spread(healed),
         **{f"fault: {kind}": count for kind, count in sorted(faults.items(), key=lambda item: -item[1])},
     }

@@ -280,7 +280,7 @@ def check(
 
 @app.command("list")
 def list_(
-    kind: Annotated[str, typer.Argument(help="codecs, aggregators, strategies, tasks, graphs or devices.")],
+    kind: Annotated[str, typer.Argument(help="codecs, rules, attacks, strategies, tasks, graphs or devices.")],
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """List what there is to choose from, with its options."""

@@ -1,13 +1,12 @@
 """The docker runtime: each node of a topology in a container of its own, limited as its device is.
 
-Each swarm has a network of its own, and each node its address there; links are shaped and cut inside the containers
+Each site has a network of its own (`node.docker_networks`); links are shaped and cut inside the containers
 (`node.docker_links`). The process that stands for a node is `docker run`, attached: it passes on what the node says,
 SIGTERM, the exit code, and when the launcher dies, the end of standard input.
 """
 
 import asyncio
 import contextlib
-import ipaddress
 import os
 import secrets
 from collections import defaultdict
@@ -17,6 +16,7 @@ from typing import Any
 
 from node import docker_engine, docker_links, resolve
 from node.docker_engine import DockerError, docker
+from node.docker_networks import Networks
 from node.launcher import OnEvent, Swarm
 from p2ptrain.config import NodeFile
 from p2ptrain.telemetry.events import Noted, Stamped, Started
@@ -35,6 +35,7 @@ GO = "go"
 GATED = f'echo {GATE}; while read -r word; do [ "$word" = {GO} ] && exec "$@"; done'
 """A node starts once its links are as they should be; orders that come before are said again."""
 ENDING_S = 5.0
+PAUSE_TRIES = 10
 
 
 class DockerSwarm(Swarm):
@@ -42,24 +43,25 @@ class DockerSwarm(Swarm):
 
     def __init__(self, topology: Topology, out: Path, on_event: OnEvent | None = None) -> None:
         self._num_cpus = docker_engine.check(IMAGE)
-        self._network = f"p2ptrain-{secrets.token_hex(3)}"
-        self._label = docker_engine.label(self._network)
-        self._addresses: dict[str, str] = {}
+        self._swarm = f"p2ptrain-{secrets.token_hex(3)}"
+        self._label = docker_engine.label(self._swarm)
+        self._networks = Networks(topology, self._swarm, self._label)
         self._tasks: list[asyncio.Task[None]] = []
         names = [name for name, _ in topology.members()]
         self._links = {(a, b): topology.link((a, b)) for a in names for b in names if a != b}
         self._made: dict[str, list[str]] = {}
         """What each container was last told about its links; before it can be told anything, it is not in here."""
         self._link_turns = defaultdict[str, asyncio.Lock](asyncio.Lock)
+        self._paused: set[str] = set()
         self._told_about_netem = False
         super().__init__(topology, out, on_event)
 
     def container(self, name: str) -> str:
-        return f"{self._network}-{name}"
+        return f"{self._swarm}-{name}"
 
     async def bring_up(self) -> None:
         await docker_engine.remove_leftovers()
-        await self._make_network()
+        await self._networks.make()
         await super().bring_up()
 
     async def close(self) -> None:
@@ -70,13 +72,34 @@ class DockerSwarm(Swarm):
             await docker_engine.remove([self._label])
 
     async def pause(self, name: str) -> None:
-        """It stands still, with all its connections; the engine's own pause gives up on a container that is busy."""
-        if name in self._made:
-            await self._inside(name, "kill -s STOP -- -1")
+        """By the engine: it stands still, with all its connections."""
+        async with self._link_turns[name]:
+            if name in self._made and name not in self._paused:
+                await self._freeze(name)
+
+    async def _freeze(self, name: str) -> None:
+        """On a busy machine the engine gives up on processes that do not all hold still at once: ask it again."""
+        for tries_left in reversed(range(PAUSE_TRIES)):
+            try:
+                await docker("pause", self.container(name))
+            except DockerError:
+                if name not in self.running:
+                    return
+                if not tries_left:
+                    raise
+            else:
+                self._paused.add(name)
+                return
 
     async def resume(self, name: str) -> None:
-        if name in self._made:
-            await self._inside(name, "kill -s CONT -- -1")
+        """With its links as they are by then: in one that is paused nothing can be changed."""
+        async with self._link_turns[name]:
+            if name not in self._paused:
+                return
+            with contextlib.suppress(DockerError):  # a signal has resumed it, or it is gone
+                await docker("unpause", self.container(name))
+            self._paused.discard(name)
+        await self._make_links(name)
 
     async def shape(self, links: Mapping[Pair, Link]) -> None:
         """From now on these directions are such links; the others stay as they are."""
@@ -86,24 +109,13 @@ class DockerSwarm(Swarm):
                 group.create_task(self._make_links(name))
 
     async def reset(self, pairs: Sequence[Pair]) -> None:
-        """Break the connections between these."""
+        """Break the connections between these. One end is enough, and one that is paused cannot be."""
         others: dict[str, list[str]] = defaultdict(list)
         for a, b in pairs:
-            others[a].append(self._addresses[b])
+            others[a] += [address for _, address in self._networks.paths(a, b)]
         async with asyncio.TaskGroup() as group:
-            for name in others.keys() & set(self.running):
-                group.create_task(self._inside(name, docker_links.broken(others[name]), "--user=root"))
-
-    async def _make_network(self) -> None:
-        """With the subnet that the engine would choose, but said by us: only then can nodes be given addresses."""
-        label = ["--label", self._label]
-        await docker("network", "create", *label, self._network)
-        subnet = await docker("network", "inspect", "--format", "{{(index .IPAM.Config 0).Subnet}}", self._network)
-        await docker("network", "rm", self._network)
-        await docker("network", "create", *label, "--subnet", subnet, self._network)
-        hosts = ipaddress.ip_network(subnet).hosts()
-        next(hosts)  # the bridge
-        self._addresses = {name: str(host) for (name, _), host in zip(self.topology.members(), hosts, strict=False)}
+            for name in others.keys() & set(self.running) - self._paused:
+                group.create_task(self._inside(name, docker_links.broken(others[name])))
 
     async def _prepare_links(self) -> None:
         """They are made in each container once it is there."""
@@ -132,16 +144,18 @@ class DockerSwarm(Swarm):
 
     def _command(self, name: str, arguments: list[str]) -> list[str]:
         self._made.pop(name, None)
-        home = self.home(name)
+        self._paused.discard(name)
+        home, site = self.home(name), self._networks.legs(name)[0]
         options = {
-            "name": self.container(name), "label": self._label, "network": self._network, "network-alias": name,
-            "ip": self._addresses[name], "user": _own(home), "mount": f"type=bind,source={home},target={home}",
+            "name": self.container(name), "label": self._label, "network": site.network, "ip": site.address,
+            "user": _own(home), "mount": f"type=bind,source={home},target={home}",
             "memory": f"{self._profile(name).memory_gib:g}g", "env": "HOME=/tmp",
             "cap-drop": "ALL", "cap-add": "NET_ADMIN",  # not the node's, who is no root: for `_inside`
             "log-driver": "none", "entrypoint": "sh",
         }  # fmt: skip
         command = ["docker", "run", "--rm", "--interactive", "--init"]
         command += [f"--{option}={value}" for option, value in options.items()]
+        command += [f"--add-host={other}:{address}" for other, address in self._networks.hosts(name).items()]
         if self.files[name].node.device.startswith("cuda"):
             command.append("--gpus=all")
         task = Path(self.topology.run.task.name)
@@ -189,9 +203,11 @@ class DockerSwarm(Swarm):
             await docker("update", f"--cpus={cpus:.2f}", f"--cpu-shares={1024 * cpus:.0f}", self.container(name))
 
     async def _let_go(self, name: str) -> None:
-        """Its network is there: make its links, then let the node start."""
-        self._made[name] = ["", ""]
+        """It is in its site's network: make its links, then let the node start."""
         try:
+            for leg in self._networks.legs(name)[1:]:
+                await self._tell(name, "network", "connect", "--ip", leg.address, leg.network, self.container(name))
+            self._made[name] = []
             await self._make_links(name)
         except DockerError as error:
             self._fold(name, Noted("error", f"its links cannot be made: {error}"))
@@ -208,29 +224,45 @@ class DockerSwarm(Swarm):
     async def _make_links(self, name: str) -> None:
         """As they are by now; what is so already is left alone, with the packets that wait in it."""
         async with self._link_turns[name]:
-            leaving = {self._addresses[b]: link for (a, b), link in self._links.items() if a == name}
-            arriving = {self._addresses[a]: link for (a, b), link in self._links.items() if b == name}
-            uplink = self._profile(name).uplink_mbit_s * 1e6
-            scripts = [docker_links.leaving(uplink, leaving), docker_links.arriving(arriving)]
-            made = self._made.get(name, scripts)  # the list is the container's: the next one has its own
-            for index, script in enumerate(scripts):
-                if name in self.running and made[index] != script:
-                    await self._inside(name, script, "--user=root")
-                    made[index] = script
+            if name in self._paused or name not in self._made:
+                return
+            made, scripts = self._made[name], self._scripts(name)
+            for script in scripts:
+                if name in self.running and script not in made:
+                    await self._inside(name, script)
+            made[:] = scripts  # the list is the container's: the next one has its own
 
-    async def _inside(self, name: str, script: str, *options: str) -> None:
-        """Beside the node, and as the user that it is; as root, with the network's rights, which it has not."""
-        try:
-            said = await docker("exec", *options, self.container(name), "sh", "-c", script)
-        except DockerError:
-            with contextlib.suppress(TimeoutError):  # perhaps only because it has just ended
-                async with asyncio.timeout(ENDING_S):
-                    await self._ended(name)
-                    return
-            raise
+    def _scripts(self, name: str) -> list[str]:
+        """What each of its devices has to be told, and what concerns all."""
+        others = [other for other in self.files if other != name]
+        paths = [(other, leg, address) for other in others for leg, address in self._networks.paths(name, other)]
+        arriving = {address: self._links[other, name] for other, _, address in paths}
+        uplink = self._profile(name).uplink_mbit_s * 1e6
+        leaving = [
+            docker_links.leaving(
+                own.address, uplink, {address: self._links[name, other] for other, leg, address in paths if leg == own}
+            )
+            for own in self._networks.legs(name)
+        ]
+        return [*leaving, docker_links.arriving(arriving)]
+
+    async def _inside(self, name: str, script: str) -> None:
+        """Beside the node, but as root, with the network's rights, which it has not."""
+        said = await self._tell(name, "exec", "--user=root", self.container(name), "sh", "-c", script)
         if docker_links.NO_NETEM in said and not self._told_about_netem:
             self._told_about_netem = True
             self._fold(name, Noted("warning", "this kernel has no netem: links have no latency and no jitter"))
+
+    async def _tell(self, name: str, *command: str) -> str:
+        """Something that concerns this container; that it has just ended is no error."""
+        try:
+            return await docker(*command)
+        except DockerError:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ENDING_S):
+                    await self._ended(name)
+                    return ""
+            raise
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.create_task(work))

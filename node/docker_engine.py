@@ -11,6 +11,12 @@ from p2ptrain.errors import ConfigError
 LABEL = "p2ptrain.launcher"
 """On every container and network: whose they are."""
 TIMEOUT_S = 60.0
+HINTS = {
+    "address pool": "`docker network prune` removes networks that nobody uses",
+    "No such image": "`make docker-image` builds it",
+    "no space left": "`docker system prune` makes room",
+    "could not select device driver": "GPUs need NVIDIA's container toolkit, or node.device: cpu",
+}
 
 
 class DockerError(ConfigError):
@@ -33,24 +39,40 @@ async def docker(*arguments: str) -> str:
             process.kill()
             await process.wait()
     if process.returncode:
-        last_words = (complaint.decode(errors="replace").strip() or "no reason given").splitlines()[-1]
-        raise DockerError(f"docker {arguments[0]}: {last_words}")
+        raise DockerError(f"docker {arguments[0]}: {_last_words(complaint)}")
     return said.decode(errors="replace").strip()
+
+
+def _last_words(complaint: bytes) -> str:
+    """And where it is known, what to do about it."""
+    words = (complaint.decode(errors="replace").strip() or "no reason given").splitlines()[-1]
+    return words + next((f": {hint}" for sign, hint in HINTS.items() if sign in words), "")
 
 
 def check(image: str) -> int:
     """How many CPUs it has. Raises `ConfigError` when there is none, or not the image."""
+    engine = _ask("info", "--format", "{{.NCPU}}")
+    num_cpus = engine.stdout.strip()
+    if engine.returncode or not num_cpus.isdigit() or num_cpus == b"0":
+        if b"permission denied" in engine.stderr:
+            raise ConfigError(
+                "--runtime docker: you may not talk to the Docker engine: join the group docker, or be root"
+            )
+        where = os.environ.get("DOCKER_HOST")
+        advice = f"look at DOCKER_HOST={where}" if where else "start it, or say with DOCKER_HOST where it is"
+        raise ConfigError(f"--runtime docker: no Docker engine answers: {advice}")
+    if _ask("image", "inspect", image).returncode:
+        raise ConfigError(f"--runtime docker: there is no image {image} yet: `make docker-image` builds it")
+    return int(num_cpus)
+
+
+def _ask(*arguments: str) -> "subprocess.CompletedProcess[bytes]":
     try:
-        engine = subprocess.run(
-            ["docker", "info", "--format", "{{.NCPU}}"], capture_output=True, text=True, check=False
-        )
+        return subprocess.run(["docker", *arguments], capture_output=True, check=False, timeout=TIMEOUT_S)
     except FileNotFoundError:
         raise ConfigError("--runtime docker: there is no docker command here: install Docker") from None
-    if engine.returncode or not int(engine.stdout or 0):
-        raise ConfigError("--runtime docker: no Docker engine answers: start it, or say with DOCKER_HOST where it is")
-    if subprocess.run(["docker", "image", "inspect", image], capture_output=True, check=False).returncode:
-        raise ConfigError(f"--runtime docker: there is no image {image} yet: `make docker-image` builds it")
-    return int(engine.stdout)
+    except subprocess.TimeoutExpired:
+        raise ConfigError(f"--runtime docker: the Docker engine says nothing for {TIMEOUT_S:g} s: restart it") from None
 
 
 def label(swarm: str) -> str:

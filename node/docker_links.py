@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 
 from p2ptrain.topology.links import Link
 
-DEVICE = "eth0"
 NO_NETEM = "no netem"
 """What a script prints when the kernel could not delay."""
+DEVICE = "$device"
 DEFAULT_CLASS = 1
 FIRST_CLASS = 2
 QUANTUM = "quantum 15140"  # bytes that a class sends before it is the next one's turn
@@ -21,13 +21,14 @@ def is_shaped(link: Link) -> bool:
     return link.bandwidth is not None or link.latency > 0 or link.jitter > 0
 
 
-def leaving(uplink: float, links: Mapping[str, Link]) -> str:
-    """Towards these addresses there are such links, and all together share `uplink` bits per second."""
+def leaving(own: str, uplink: float, links: Mapping[str, Link]) -> str:
+    """From one's own address towards these there are such links, and all together share `uplink` bits per second."""
     shaped = {address: link for address, link in links.items() if is_shaped(link)}
-    return "\n".join(_leaving(uplink, shaped))
+    return "\n".join(_leaving(own, uplink, shaped))
 
 
-def _leaving(uplink: float, links: Mapping[str, Link]) -> Iterator[str]:
+def _leaving(own: str, uplink: float, links: Mapping[str, Link]) -> Iterator[str]:
+    yield f"device=$(ip -oneline address show to {own} | cut --delimiter=' ' --fields=2)"
     yield f"tc qdisc del dev {DEVICE} root 2>/dev/null"
     yield "set -e"
     yield f"tc qdisc add dev {DEVICE} root handle 1: htb default {DEFAULT_CLASS}"
@@ -46,19 +47,18 @@ def _leaving(uplink: float, links: Mapping[str, Link]) -> Iterator[str]:
 
 
 def arriving(links: Mapping[str, Link]) -> str:
-    """From these addresses there are such links."""
-    return "\n".join(_arriving(links))
+    """From these addresses there are such links. All change at once."""
+    rules = "\n".join(_arriving(links))
+    return f"iptables-restore --wait <<end\n*filter\n:INPUT ACCEPT\n{rules}\nCOMMIT\nend"
 
 
 def _arriving(links: Mapping[str, Link]) -> Iterator[str]:
-    yield "set -e"
-    yield "iptables --wait --flush INPUT"
     for address, link in links.items():
         if link.down:
-            yield f"iptables --wait --append INPUT --source {address} --jump DROP"
+            yield f"--append INPUT --source {address} --jump DROP"
         elif link.loss:
             chance = f"--match statistic --mode random --probability {link.loss:.6f}"
-            yield f"iptables --wait --append INPUT --source {address} {chance} --jump DROP"
+            yield f"--append INPUT --source {address} {chance} --jump DROP"
 
 
 def broken(addresses: list[str]) -> str:

@@ -95,12 +95,14 @@ def _step_seconds(run: RunConfig, model: torch.nn.Module) -> float:
 
 
 def _length(file: Topology, speeds: list[float], step_s: float) -> str:
-    run, crowded = file.run, step_s * max(1.0, len(speeds) / torch.get_num_threads())
+    run, pace_s = file.run, file.node.get("step", 0.0)
+    crowded = step_s * max(1.0, len(speeds) / torch.get_num_threads())
     limits = [f"{run.seconds:g} s of training"] if run.seconds else []
     if run.steps:
-        slowest = run.steps * max(step_s / min(speeds), crowded)
+        slowest = run.steps * max(step_s / min(speeds), pace_s / min(speeds), crowded)
         limits.append(f"{run.steps} steps per node (very roughly {duration(max(1, slowest))} for the slowest)")
-    return f"{' or '.join(limits)}; a step takes {number(1000 * step_s)} ms here at full speed"
+    paced = f", and {number(1000 * pace_s)} ms at this file's pace" if pace_s else ""
+    return f"{' or '.join(limits)}; a step takes {number(1000 * step_s)} ms here at full speed{paced}"
 
 
 def _runtimes(file: Topology) -> str:

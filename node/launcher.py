@@ -28,7 +28,7 @@ from p2ptrain.topology.links import Link, Pair
 
 DRAIN_S = 25.0
 """From SIGTERM to SIGKILL."""
-START_S = 60.0
+START_S = 180.0
 """How long the file's faults wait for all nodes to train."""
 LINGER_S = 60.0
 """How long nodes may stay once the last of them has finished its training."""

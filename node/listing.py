@@ -4,19 +4,20 @@ import inspect
 import json
 import sys
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
 from pydantic_core import PydanticUndefined
 
-from p2ptrain import aggregators, codecs, graphs, strategies
+from p2ptrain import aggregators, attacks, codecs, graphs, strategies
 from p2ptrain.errors import ConfigError
 from p2ptrain.registry import Component
 from p2ptrain.training import devices, tasks
 
 KINDS: dict[str, ModuleType] = {
-    "codecs": codecs, "aggregators": aggregators, "strategies": strategies, "tasks": tasks, "graphs": graphs,
+    "codecs": codecs, "aggregators": aggregators, "rules": aggregators, "attacks": attacks, "strategies": strategies,
+    "tasks": tasks, "graphs": graphs,
 }  # fmt: skip
 
 
@@ -25,6 +26,8 @@ class Entry:
     name: str
     what: str
     options: dict[str, Any]
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What is true of it whatever its options."""
 
 
 def listing(kind: str, as_json: bool) -> str:
@@ -42,9 +45,10 @@ def listing(kind: str, as_json: bool) -> str:
     lines = []
     for entry in entries:
         lines.append(f"{entry.name:<{width}}{entry.what}")
-        if entry.options:
-            options = ", ".join(f"{key}: {_yaml(value)}" for key, value in entry.options.items())
-            lines.append(textwrap.fill(options, 110, initial_indent=" " * width, subsequent_indent=" " * width))
+        for more, separator in ((entry.options, ", "), (entry.facts, "; ")):
+            if more:
+                text = separator.join(f"{key}: {_yaml(value)}" for key, value in more.items())
+                lines.append(textwrap.fill(text, 110, initial_indent=" " * width, subsequent_indent=" " * width))
     return "\n".join(lines)
 
 
@@ -53,13 +57,23 @@ def _entry(name: str, cls: type[Component]) -> Entry:
     own_file = module.__name__.endswith(f".{name}")  # such a file says at its top what it is about
     text = inspect.cleandoc((own_file and module.__doc__) or cls.__doc__ or "").split("\n\n")[0]
     options = {field.alias or key: _default(field) for key, field in cls.model_fields.items()}
-    return Entry(name, " ".join(text.split()), options)
+    return Entry(name, " ".join(text.split()), options, _facts(cls))
+
+
+def _facts(cls: type[Component]) -> dict[str, Any]:
+    if issubclass(cls, aggregators.Aggregator):
+        return {"breakdown": cls.breakdown, "cost": cls.cost, "synchronous rounds": cls.synchronous}
+    if issubclass(cls, attacks.Attack):
+        return {"kind": cls.kind, "omniscient": cls.omniscient, "differs by recipient": cls.per_recipient}
+    return {}
 
 
 def _default(field: Any) -> Any:
     value = field.get_default(call_default_factory=True)
     if value is PydanticUndefined:
         return "(required)"
+    if isinstance(value, Component):
+        return value.name
     return value if isinstance(value, int | float | str | bool | list | dict) or value is None else str(value)
 
 

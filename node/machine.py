@@ -62,7 +62,7 @@ class _Interrupt:
 async def set_up(file: NodeFile, sink: Sink, stack: AsyncExitStack, orders: Orders) -> Machine:
     """Takes ports and starts helpers, all of which `stack` gives back. Raises `ConfigError`."""
     config = file.node
-    compute = ThreadCompute(config.speed, config.threads)
+    compute = ThreadCompute(config.speed, config.threads, config.step)
     stack.callback(compute.close)
     give_way()
     try:

@@ -17,7 +17,7 @@ from p2ptrain.topology import Topology
 from p2ptrain.training import devices, splits
 from p2ptrain.training.trainer import make_optimizer
 
-OWN = ("name", "slot", "home", "profile", "speed")
+OWN = ("name", "slot", "home", "profile", "speed", "attack")
 """Settings that differ from node to node: `up` chooses them."""
 INSTEAD = "`loss` delays what TCP sends again, and `reset` breaks connections"
 LEFTOVERS = ("topology.yaml", "events.jsonl", "summary.json")
@@ -74,7 +74,8 @@ def node_files(topology: Topology, out: Path) -> dict[str, NodeFile]:
         bootstrap = [*shared.get("bootstrap", ()), *([addresses[0]] if slot else [])]
         own = {
             "name": name, "slot": slot, "home": out.absolute() / name, "listen": addresses[slot],
-            "bootstrap": bootstrap, "profile": group.device, "speed": speeds[slot],
+            "bootstrap": bootstrap, "profile": group.device, "speed": speeds[slot], "attack": group.attack,
+            "step": shared.get("step", 0.0) / speeds[slot],
         }  # fmt: skip
         settings = {"name": topology.name, "run": run, "graph": topology.graph, "node": {**shared, **own}}
         files[name] = NodeFile.model_validate(settings)

@@ -79,8 +79,9 @@ class _Seen:
 
 def _conclude(swarm: _Seen, wall_s: float, console: Console) -> int:
     out, state = swarm.out, swarm.state
-    alive = [out / node.name / FINAL for node in state.nodes.values() if node.alive]
-    result = summary.build(swarm.topology, state, swarm.now, summary.consensus(alive), "sim", swarm.trace)
+    liars = swarm.topology.attackers
+    honest = [out / node.name / FINAL for node in state.nodes.values() if node.alive and node.name not in liars]
+    result = summary.build(swarm.topology, state, swarm.now, summary.consensus(honest), "sim", swarm.trace)
     summary.save(out / "summary.json", result)
     report.write(out / "report.html", state, result, resolve.dump(swarm.topology))
     summary.show(console, result, state)

@@ -36,7 +36,8 @@ def build(
 ) -> Summary:
     """The summary of a run. A value that does not apply is null."""
     devices = {name: group.device for name, group in topology.members()}
-    nodes = {name: _node(node, devices.get(name, node.device)) for name, node in state.nodes.items()}
+    liars = set(topology.attackers)
+    nodes = {name: _node(node, devices.get(name, node.device), name in liars) for name, node in state.nodes.items()}
     expect = _expectations(topology, state, consensus)
     return {
         "name": topology.name,
@@ -52,7 +53,7 @@ def build(
     }
 
 
-def _node(node: NodeState, device: str) -> Summary:
+def _node(node: NodeState, device: str, byzantine: bool) -> Summary:
     return {
         "device": device,
         "steps": node.step,
@@ -62,7 +63,7 @@ def _node(node: NodeState, device: str) -> Summary:
         "bytes_received": node.bytes_received,
         "exchanges": node.exchanges,
         "failed_exchanges": node.num_failed,
-        "byzantine": False,
+        "byzantine": byzantine,
         "alive": node.alive,
         "digest": node.digest,
         "started": node.started,
@@ -79,10 +80,11 @@ def _fault(outage: Outage) -> Summary:
 
 def _expectations(topology: "Topology", state: SwarmState, consensus: float | None) -> list[Summary]:
     alive = [node for node in state.nodes.values() if node.alive]
+    honest = [node for name, node in state.nodes.items() if node.alive and name not in topology.attackers]
     got: dict[str, float | None] = {
-        "accuracy": _worst((node.accuracy for node in alive), min),
-        "loss": _worst((node.eval_loss for node in alive), max),
-        "gap": _worst((node.gap for node in alive), max),
+        "accuracy": _worst((node.accuracy for node in honest), min),
+        "loss": _worst((node.eval_loss for node in honest), max),
+        "gap": _worst((node.gap for node in honest), max),
         "consensus": consensus,
         "alive": len(alive),
         "views": state.num_views,

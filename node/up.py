@@ -102,8 +102,9 @@ def _conclude(swarm: Swarm, runtime: str, out: Path, console: Console, interrupt
     """Write and show the outcome."""
     state, topology = swarm.state, swarm.topology
     _complain(swarm, state)
-    alive = [swarm.home(node.name) / FINAL for node in state.nodes.values() if node.alive]
-    result = summary.build(topology, state, swarm.now, summary.consensus(alive), runtime)
+    living = [name for name, node in state.nodes.items() if node.alive and name not in topology.attackers]
+    spread = summary.consensus(swarm.home(name) / FINAL for name in living)
+    result = summary.build(topology, state, swarm.now, spread, runtime)
     summary.save(out / "summary.json", result)
     report.write(out / "report.html", state, result, resolve.dump(topology))
     summary.show(console, result, state)

@@ -20,10 +20,11 @@ from pydantic import (
     Field,
     SerializeAsAny,
     ValidationError,
+    model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
 
-from p2ptrain import aggregators, codecs, graphs, strategies
+from p2ptrain import aggregators, attacks, codecs, graphs, strategies
 from p2ptrain.errors import ConfigError, Misplaced
 from p2ptrain.registry import Named, explain, place_of
 from p2ptrain.swarm.records import NAME, is_address
@@ -62,6 +63,7 @@ AnAggregator = Annotated[
     BeforeValidator(_default("mean", aggregators.parse)),
     Named(aggregators.registry, "mean"),
 ]
+AnAttack = Annotated[SerializeAsAny[attacks.Attack], BeforeValidator(attacks.parse), Named(attacks.registry)]
 AGraph = Annotated[SerializeAsAny[graphs.Graph], BeforeValidator(graphs.parse), Named(graphs.registry)]
 
 
@@ -86,6 +88,12 @@ class RunConfig(Strict):
     evaluate_every: float = Field(5.0, gt=0)
     """Seconds between evaluations on held-out data."""
     seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> "RunConfig":
+        if reason := self.strategy.objection(self.codec, self.aggregator):
+            raise Misplaced(("strategy",), reason)
+        return self
 
 
 def _check_broker(url: str) -> str:
@@ -122,12 +130,17 @@ class NodeConfig(Strict):
     """A device profile; the node is slowed down to `speed`."""
     speed: float = Field(1.0, gt=0, le=1)
     """1: as fast as the machine goes; 0.25: training steps take four times as long."""
+    step: float = Field(0.0, ge=0)
+    """Seconds that a training step takes at least: a pace that does not depend on what else the machine does. Given for
+    a whole swarm it is the fastest device's, and the simulator's too."""
     threads: int | None = Field(None, gt=0)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     heartbeat: float = Field(5.0, gt=0)
     """Seconds between heartbeats; a peer that misses three is gone."""
     checkpoint_every: float = Field(30.0, gt=0)
     """Seconds between checkpoints."""
+    attack: AnAttack | None = None
+    """What this node does instead of what it should: for trying out how much of that a swarm bears."""
     mqtt: Annotated[str, AfterValidator(_check_broker)] | None = None
     """A broker to publish events at, `mqtt://user:password@host:port`. The password may come from the environment
     variable P2PTRAIN_MQTT_PASSWORD instead."""

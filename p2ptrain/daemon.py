@@ -10,12 +10,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import safetensors.torch
+from torch import Tensor
 
 from p2ptrain import chaos, seeds
 from p2ptrain.config import NodeFile
 from p2ptrain.errors import ConfigError, PeerError
 from p2ptrain.exchange import Exchanger
+from p2ptrain.gather import Gatherer
+from p2ptrain.liar import Liar, Sight, see
 from p2ptrain.node import Node
 from p2ptrain.ports import Compute, Directory, Disk, PeerId, Transport
 from p2ptrain.swarm import describe
@@ -23,13 +27,15 @@ from p2ptrain.swarm.beats import Settings
 from p2ptrain.swarm.membership import Membership
 from p2ptrain.swarm.records import Record, seal
 from p2ptrain.swarm.state import StateServer, download
-from p2ptrain.swarm.view import Member, State
+from p2ptrain.swarm.view import Member, Members, State
 from p2ptrain.telemetry.events import Event, Fetched, Noted, Resumed, Saved, Started, Stopped
 from p2ptrain.training import checkpoints, devices
 from p2ptrain.training.replica import Replica
 from p2ptrain.training.splits import examples
 from p2ptrain.training.trainer import Trainer
 
+SEEN_ROUNDS = 8
+"""So old may be what a liar uses of what it was shown."""
 DISCOVERY_S = 5.0
 """How long a node that was told of others looks for them before it starts alone."""
 SEARCH_S = 60.0
@@ -66,6 +72,11 @@ class Machine:
     emit: Callable[[Event], None]
     life: str
     """Different after each start: what is drawn at random now must not be what was drawn in the last life."""
+    spy: Callable[[], tuple[dict[PeerId, Tensor], int]] | None = None
+    """For a liar that knows everything: what all honest nodes would say, in order of slots, and how many liars there
+    are. Otherwise it knows what it is shown."""
+    members: Members | None = None
+    """Who tells the node of others, where that is not `Membership` over `transport` and `directory`."""
 
 
 class Daemon:
@@ -82,10 +93,11 @@ class Daemon:
         self._warming = asyncio.Lock()
         self._rng = rng = partial(seeds.python_random, run.seed, machine.peer, machine.life)
         settings = Settings(machine.peer, file.name, config.key, config.heartbeat, machine.bootstrap)
-        self.membership = Membership(
+        self.membership: Members = machine.members or Membership(
             machine.transport, machine.directory, self._make_record, settings,
             rng=rng("membership"), now_unix=machine.now_unix, emit=self.emit,
         )  # fmt: skip
+        liar = None if config.attack is None else Liar(config.attack, run.aggregator, self._numpy_rng(), self._spy)
         self.exchanger = Exchanger(
             transport=machine.transport,
             replica=trainer.replica,
@@ -96,7 +108,9 @@ class Daemon:
             rng=rng("exchange"),
             step=lambda: trainer.steps,
             ready=lambda: self._has_weights and not self._orphan and self._is_warm,
+            liar=liar,
         )
+        self.gatherer = Gatherer(machine.peer, machine.transport, self.exchanger.talk, rng("gather"), liar)
         self.state_server = StateServer(
             machine.transport, trainer.replica, file.name, rng("state"),
             step=lambda: trainer.steps, ready=lambda: self._has_weights and not self._orphan,
@@ -105,8 +119,16 @@ class Daemon:
         self.node = Node(
             me=machine.peer, name=config.name, slot=config.slot, run=run, swarm=file.name, graph=file.graph,
             transport=machine.transport, membership=self.membership, compute=machine.compute, trainer=trainer,
-            exchanger=self.exchanger, state_server=self.state_server, emit=self.emit,
+            exchanger=self.exchanger, gatherer=self.gatherer, state_server=self.state_server, emit=self.emit,
         )  # fmt: skip
+
+    def _numpy_rng(self) -> np.random.Generator:
+        return seeds.numpy_random(self.run_config.seed, self.machine.peer, self.machine.life, "lies")
+
+    def _spy(self, peer: PeerId) -> Sight | None:
+        honest, liars = self.machine.spy() if self.machine.spy else (self.gatherer.shown(SEEN_ROUNDS), 1)
+        member = self.membership.find(peer)
+        return see(honest, peer, member.slot if member else 0, liars)
 
     @classmethod
     async def assemble(cls, file: NodeFile, machine: Machine) -> "Daemon":
@@ -175,6 +197,10 @@ class Daemon:
 
     async def _train_and_linger(self) -> None:
         await self._get_weights()
+        if self._orphan:  # what it has is all that there is: newcomers need not wait until it can take a step
+            self.membership.set_state(State.TRAINING, self.node.step)
+        # Imports for seconds: not on the compute thread, which has more of the CPU than heartbeats have.
+        await self.machine.compute.aside(lambda: self.trainer.optimizer)
         self.node.begin()
         self.membership.set_state(State.TRAINING, self.node.step)
         await self.node.evaluate()
@@ -264,6 +290,7 @@ class Daemon:
         async with self._warming:
             if not self._is_warm:
                 await self.machine.compute.aside(self.run_config.codec.warm)
+                await self.machine.compute.aside(self.run_config.aggregator.warm)
             self._is_warm = True
 
     async def _introduce_dht_nodes(self, directory: Directory) -> None:
@@ -323,6 +350,8 @@ def build_trainer(file: NodeFile, machine: Machine) -> Trainer:
     replica = Replica(run.task.model(run.seed), devices.pick(config.device))
     recipe = run.strategy.model_copy(update={"precision": config.precision})
     trainer = Trainer(run.task, replica, own, recipe, seed=run.seed, slot=config.slot)
+    if config.attack is not None and config.attack.kind == "data":
+        trainer.falsify = partial(config.attack.targets, num_classes=int(run.task.labels().max()) + 1)
     found, refused = checkpoints.latest(machine.checkpoints, replica.fingerprint, file.name)
     for error in refused:
         machine.emit(Noted("warning", str(error)))

@@ -6,6 +6,7 @@
       CheckpointError    a file on disk is damaged or of another run
       PeerError          a peer failed or lied: counted, logged, the node goes on
         PeerBusy         the peer is in another exchange: not a failure
+      TooFewError        a robust rule got fewer vectors than it needs: the node keeps its own
 
 Anything else that is raised is a bug and stops the node.
 """
@@ -41,6 +42,14 @@ class PeerBusy(PeerError):
 
     def __init__(self) -> None:
         super().__init__("busy")
+
+
+class TooFewError(P2PTrainError):
+    """A robust rule cannot promise anything with so few vectors; keep your own, say so, and go on."""
+
+    def __init__(self, rule: str, got: int, needed: int) -> None:
+        super().__init__(f"{rule} needs {needed} vectors from peers, got {got}; wait for more, or lower f")
+        self.rule, self.got, self.needed = rule, got, needed
 
 
 class Misplaced(ConfigError, ValueError):

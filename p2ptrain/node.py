@@ -2,7 +2,8 @@
 
 me, name, slot, step, progress, finished      where we are
 peers(), pick()                               whom to talk to
-train(), swap(), merge(), reached()           what to do
+train(), swap(), merge(), reached()           what to do with one other, or alone
+offer(), show(), gathered(), combine()        what to do with many at once
 rng(), emit()                                 chance and telemetry
 """
 
@@ -16,14 +17,14 @@ import torch
 from torch import Tensor
 
 from p2ptrain.config import RunConfig
-from p2ptrain.errors import PeerBusy, PeerError
+from p2ptrain.errors import PeerBusy, PeerError, TooFewError
 from p2ptrain.exchange import Exchanger
+from p2ptrain.gather import Gatherer
 from p2ptrain.graphs import Graph
 from p2ptrain.ports import Compute, PeerId, Transport
 from p2ptrain.seeds import python_random
-from p2ptrain.swarm.membership import Membership
 from p2ptrain.swarm.state import StateServer, download
-from p2ptrain.swarm.view import Member, State
+from p2ptrain.swarm.view import Member, Members, State
 from p2ptrain.telemetry.events import Evaluated, Event, Finished, Merged, Noted, Stepped
 from p2ptrain.training.replica import named_slices
 from p2ptrain.training.trainer import DivergedError, Trainer
@@ -47,10 +48,11 @@ class Node:
     swarm: str
     graph: Graph | None
     transport: Transport
-    membership: Membership
+    membership: Members
     compute: Compute
     trainer: Trainer
     exchanger: Exchanger
+    gatherer: Gatherer
     state_server: StateServer
     emit: Callable[[Event], None]
     draining: bool = False
@@ -61,6 +63,8 @@ class Node:
     _evaluated: float = field(init=False, default=float("-inf"))
     _told: float = field(init=False, default=float("-inf"))
     _is_over: bool = field(init=False, default=False)
+    _lacked: bool = field(init=False, default=False)
+    """The last rule had too few vectors."""
     _stepped: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -110,8 +114,6 @@ class Node:
 
     async def train(self) -> float:
         """One local step; its loss. Evaluates on held-out data when that is due."""
-        if not self.trainer.has_optimizer:  # slow to import, on slow devices too: no part of the step that is timed
-            await self.compute.run(lambda: self.trainer.optimizer)
         started = self._now()
         progress = self.progress
         try:
@@ -150,6 +152,49 @@ class Node:
             # A failure counts as a turn, or a dead peer would stay everyone's only fresh one; being busy does not.
             self._last_partner = before
             raise
+
+    async def offer(self) -> None:
+        """From now on show the others the replica as it is: a round begins."""
+        await self.settle()
+        self.gatherer.offer(self.trainer.replica.snapshot(), self.step)
+
+    async def show(self, peers: Collection[PeerId]) -> None:
+        """Show these what was offered, all at once, and be shown what they offer. Who fails is left out, and said."""
+
+        async def share(peer: PeerId) -> None:
+            with suppress(PeerError):  # counted and logged where it failed
+                await self.gatherer.share(peer)
+
+        async with asyncio.TaskGroup() as group:
+            for peer in peers:
+                group.create_task(share(peer))
+
+    async def gathered(self, enough: int, within_s: float) -> None:
+        """Returns when so many peers have shown something new in this round, or that time is over."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while len(self.gatherer.shown(0)) < enough and not self.draining:
+                    await self.gatherer.news()
+
+    async def combine(self, staleness: int) -> int:
+        """Become what the run's rule makes of the replica and of what peers have shown in that many rounds; of how many
+        peers. With too few for the rule the replica stays as it is, which is said."""
+        shown = list(self.gatherer.shown(staleness).values())
+        replica, rule = self.trainer.replica, self.run.aggregator
+
+        def work() -> None:
+            own = replica.flat.to("cpu")
+            replica.load(rule(own, torch.stack(shown) if shown else own.new_empty(0, len(own))))
+
+        try:
+            await self.compute.run(work)
+        except TooFewError as error:
+            if not self._lacked:
+                self.emit(Noted("warning", str(error)))
+            self._lacked = True
+            return 0
+        self._lacked = False
+        return len(shown)
 
     async def settle(self) -> None:
         """A step boundary without a step: take in what peers sent."""

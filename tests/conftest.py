@@ -5,10 +5,15 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from real_broker import MakeBroker, RealBroker
 
 from p2ptrain.simulation.loop import VirtualLoop
+
+# A busy machine makes no example wrong.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 REAL = ("network", "node", "docker", "telemetry/test_mqtt.py")
 

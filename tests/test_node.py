@@ -16,6 +16,7 @@ from p2ptrain import graphs
 from p2ptrain.config import RunConfig
 from p2ptrain.errors import PeerError
 from p2ptrain.exchange import Exchanger
+from p2ptrain.gather import Gatherer
 from p2ptrain.graphs import Graph
 from p2ptrain.node import Node, mean_of, restore
 from p2ptrain.ports import PeerId
@@ -91,9 +92,11 @@ class Whole:
         server = StateServer(
             transport, self.replica, SWARM, python_random(0, "state", slot), lambda: trainer.steps, lambda: True
         )
+        gatherer = Gatherer(self.me, transport, exchanger.talk, python_random(0, "gather", slot))
         self.node = Node(
             me=self.me, name=f"node-{slot}", slot=slot, run=run, swarm=SWARM, graph=world.graph, transport=transport,
             membership=self.membership, compute=VirtualCompute(world.step_s), trainer=trainer, exchanger=exchanger,
+            gatherer=gatherer,
             state_server=server, emit=emit,
         )  # fmt: skip
         swap = exchanger.swap
@@ -373,12 +376,17 @@ async def test_time_counts_from_the_beginning_of_training() -> None:
         assert node.progress == 0.5
 
 
-async def gossip_events(steps: int, monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[int]:
-    """At which steps a node on its own would average."""
+async def gossip_events(
+    steps: int, monkeypatch: pytest.MonkeyPatch, busy: Callable[[int], bool] = lambda step: False, **options: Any
+) -> list[int]:
+    """At which steps a node on its own would average; at some, everybody is `busy`."""
     at: list[int] = []
 
-    async def average(self: Gossip, node: Node) -> None:
+    async def average(self: Gossip, node: Node) -> bool:
+        if busy(node.step):
+            return False
         at.append(node.step)
+        return True
 
     monkeypatch.setattr(Gossip, "_average", average)
     async with World(1, steps=steps, **options) as world:
@@ -418,6 +426,12 @@ async def test_a_schedule_leads_from_one_rate_to_another(monkeypatch: pytest.Mon
     assert first == pytest.approx(200 * 0.46, abs=5)
     assert last == pytest.approx(200 * 0.14, abs=5)
     assert len(at) == pytest.approx(1000 * 0.3, rel=0.05)
+
+
+async def test_an_event_that_finds_everybody_busy_is_put_off_and_not_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    always = await gossip_events(200, monkeypatch, rate=0.1, clock="regular")
+    at = await gossip_events(200, monkeypatch, lambda step: step % 4 != 0, rate=0.1, clock="regular")
+    assert at == [-(-step // 4) * 4 for step in always]
 
 
 async def test_several_averagings_per_event(monkeypatch: pytest.MonkeyPatch) -> None:

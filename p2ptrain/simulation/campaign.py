@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from p2ptrain import chaos
@@ -19,10 +19,10 @@ from p2ptrain.topology import Topology
 
 Mode = Literal["safety", "liveness"]
 
-STORM_S = 30.0
+STORM_S = 20.0
 """How long faults begin and end."""
 CALM_S = 40.0
-"""How long the swarm then has to heal."""
+"""How long the swarm then has to heal, at most."""
 MAX_FAULTS = 8
 LIMIT_S = 600.0
 DRAWN = (
@@ -38,6 +38,8 @@ class Trial:
     """With its seed and all its faults."""
     interference: bool = True
     """Wait, break connections and crash at random points of the code."""
+    core: frozenset[str] = frozenset()
+    """Who must be well in the end; empty: everybody."""
 
 
 @dataclass
@@ -54,6 +56,8 @@ class Outcome:
     """How many of each kind, interference included."""
     noticed_s: list[float] = field(default_factory=list)
     """From a death to each `Left` that it caused."""
+    recovered_s: float | None = None
+    """From the end of the last fault to one connected swarm in which everybody exchanges."""
     healed_s: list[float] = field(default_factory=list)
     """From each node's start, after the first, to its first exchange."""
 
@@ -64,10 +68,15 @@ def draw(topology: Topology, seed: int, mode: Mode = "safety") -> Trial:
     names = [name for name, _ in topology.members()]
     core = set(rng.sample(names, (len(names) + 1) // 2)) if mode == "liveness" else set()
     faults = [_draw_fault(rng, names, core) for _ in range(rng.randint(1, MAX_FAULTS))]
+    for fault in faults if core else ():
+        if "kill" in fault:
+            del fault["for"]
+        elif fault.keys() & {"pause", "partition", "cut", "degrade"}:
+            fault["for"] = LIMIT_S
     body = topology.model_dump(mode="json")
     body["run"]["seed"] = seed
     body["faults"] = [*body["faults"], *faults]
-    return Trial(Topology.model_validate(body))
+    return Trial(Topology.model_validate(body), core=frozenset(core))
 
 
 def _draw_fault(rng: random.Random, names: Sequence[str], core: set[str]) -> dict[str, Any]:
@@ -79,7 +88,7 @@ def _draw_fault(rng: random.Random, names: Sequence[str], core: set[str]) -> dic
     way = {"from": few, "to": rng.sample(others, rng.randint(1, len(others)))}
     match rng.choice(DRAWN):
         case "kill":
-            return {"at": at, "kill": few} if core else {"at": at, "kill": few, "for": lasts}
+            return {"at": at, "kill": few, "for": lasts}
         case "restart all":
             return {"at": at, "kill": outside, "for": lasts}
         case "pause":
@@ -117,7 +126,7 @@ def judge(trial: Trial) -> Outcome:
 
 async def _judge(trial: Trial, outcome: Outcome) -> None:
     world = World(trial.topology)
-    watch, seen = Watch(world), _Statistics(world, outcome)
+    watch, seen = Watch(world, trial.core), _Statistics(world, outcome)
 
     def on_event(stamped: Stamped) -> None:
         seen.event(stamped)
@@ -126,20 +135,33 @@ async def _judge(trial: Trial, outcome: Outcome) -> None:
     world.on_event = on_event
     chaos.observe = watch.observe
     if trial.interference:
-        chaos.interfere = Interference(world, outcome.faults).at
+        chaos.interfere = Interference(world, outcome.faults, trial.core).at
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(world.run(LIMIT_S))
             await asyncio.sleep(STORM_S)
             chaos.interfere = None
             world.disturb(())
-            await asyncio.sleep(CALM_S)
-            watch.healed()
+            await _until_healed(world, watch)
+            outcome.recovered_s = world.now - STORM_S
             for node in world.nodes.values():
                 group.create_task(world.stop(node.name))
+        watch.ended()
     finally:
         chaos.interfere = chaos.observe = None
         outcome.virtual_s, outcome.num_events, outcome.trace = world.now, world.num_events, world.trace
+
+
+async def _until_healed(world: World, watch: Watch) -> None:
+    """As soon as every invariant says so; raises `Violation` of one that does not within `CALM_S`."""
+    give_up = world.now + CALM_S
+    while True:
+        await asyncio.sleep(1.0)
+        try:
+            return watch.healed()
+        except Violation:
+            if world.now > give_up:
+                raise
 
 
 class Interference:
@@ -147,15 +169,15 @@ class Interference:
 
     WAIT, BREAK, CRASH = 0.02, 0.01, 0.001
 
-    def __init__(self, world: World, counts: Counter[str]) -> None:
-        self._world, self._counts = world, counts
+    def __init__(self, world: World, counts: Counter[str], core: frozenset[str]) -> None:
+        self._world, self._counts, self._core = world, counts, core
         self._rng = python_random(world.topology.run.seed, "interference")
 
     async def at(self, place: str) -> None:
         name, chance = NODE.get().partition("#")[0], self._rng.random()
         if not name:
             return
-        if chance < self.CRASH:
+        if chance < self.CRASH and name not in self._core:
             self._counts[f"crash: {place}"] += 1
             self._world.disturb([name])
             self._world.crash(name)
@@ -195,7 +217,7 @@ class _Statistics:
 
 def shrink(trial: Trial, fails: Callable[[Trial], bool]) -> Trial:
     """The same failure with as few faults as can be found by leaving out one after another."""
-    calm = Trial(trial.topology, interference=False)
+    calm = replace(trial, interference=False)
     smallest = calm if fails(calm) else trial
     for index in reversed(range(len(trial.topology.faults))):
         candidate = keep(smallest, [at for at in range(len(smallest.topology.faults)) if at != index])
@@ -207,7 +229,7 @@ def shrink(trial: Trial, fails: Callable[[Trial], bool]) -> Trial:
 def keep(trial: Trial, indices: Sequence[int]) -> Trial:
     """With these of its faults only."""
     faults = tuple(trial.topology.faults[index] for index in indices)
-    return Trial(trial.topology.model_copy(update={"faults": faults}), trial.interference)
+    return replace(trial, topology=trial.topology.model_copy(update={"faults": faults}))
 
 
 def _leaves(errors: BaseExceptionGroup) -> Iterator[BaseException]:

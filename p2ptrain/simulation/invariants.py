@@ -2,20 +2,35 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from p2ptrain.decisions import GONE_S
 from p2ptrain.simulation.loop import NODE
 from p2ptrain.simulation.world import SimulatedNode, World
 from p2ptrain.swarm.view import MISSES_MAX
-from p2ptrain.telemetry.events import Exchanged, Fetched, Left, Rejected, Resumed, Saved, Stamped, Stepped
+from p2ptrain.telemetry.events import (
+    Evaluated,
+    Exchanged,
+    Fetched,
+    Left,
+    Rejected,
+    Resumed,
+    Saved,
+    Stamped,
+    Stepped,
+    Stopped,
+)
 
 ROUNDING = 1e-4
 """Largest sum of a swap's two corrections, relative to the larger of them."""
+
+
+UNDER_WAY_S = 2.0
+"""So long after one side of a swap the other side follows, on links without a fault."""
 
 
 class Violation(AssertionError):
@@ -25,8 +40,9 @@ class Violation(AssertionError):
 class Invariant:
     """Base. Raises `Violation` as soon as it sees one."""
 
-    def __init__(self, world: World) -> None:
-        self.world = world
+    def __init__(self, world: World, healthy: Collection[str]) -> None:
+        """`healthy`: the names of those whom no fault befalls for ever."""
+        self.world, self.healthy = world, healthy
 
     def event(self, stamped: Stamped) -> None:
         """Something was said."""
@@ -35,7 +51,10 @@ class Invariant:
         """A swap was committed to a replica."""
 
     def healed(self) -> None:
-        """The last fault is long over."""
+        """The last fault is over; asked again and again until it holds, or until there was time enough for it to."""
+
+    def ended(self) -> None:
+        """Everybody has left."""
 
     def fail(self, text: str) -> None:
         raise Violation(f"{type(self).__name__} at {self.world.now:.3f} s: {text}")
@@ -53,8 +72,8 @@ class ExactlyOnce(Invariant):
     """A swap is applied once on both sides or on neither, and its two corrections cancel: so the sum of the replicas
     changes by training only. What a node did before it was killed is its own loss."""
 
-    def __init__(self, world: World) -> None:
-        super().__init__(world)
+    def __init__(self, world: World, healthy: Collection[str]) -> None:
+        super().__init__(world, healthy)
         self._swaps: defaultdict[bytes, list[_Side]] = defaultdict(list)
 
     def applied(self, life: str, exchange: bytes, peer: str, correction: Tensor, result: Tensor) -> None:
@@ -70,10 +89,10 @@ class ExactlyOnce(Invariant):
                 self.fail(f"the corrections of {sides[0].life} and {life} sum to {error:.3g} of {size:.3g}")
 
     def healed(self) -> None:
-        lives = {node.life for node in self.world.nodes.values() if node.alive}
+        lives = {node.life for name, node in self.world.nodes.items() if node.alive and name in self.healthy}
         for exchange, sides in self._swaps.items():
             (side, *others) = sides
-            settled = self.world.now - side.time > GONE_S / 2
+            settled = self.world.now - side.time > UNDER_WAY_S
             if not others and settled and side.life in lives and side.partner in lives:
                 self.fail(f"{side.life} applied exchange {exchange.hex()}, {side.partner} did not")
 
@@ -89,8 +108,8 @@ class Finite(Invariant):
 class NobodyStartsFromNothing(Invariant):
     """A node that could have had the swarm's weights does not train from random ones."""
 
-    def __init__(self, world: World) -> None:
-        super().__init__(world)
+    def __init__(self, world: World, healthy: Collection[str]) -> None:
+        super().__init__(world, healthy)
         self._has_weights: dict[str, float] = {}
         """Since when a life has."""
 
@@ -113,8 +132,8 @@ class NobodyStartsFromNothing(Invariant):
 class NothingSavedIsLost(Invariant):
     """A restarted node goes on from its newest whole checkpoint."""
 
-    def __init__(self, world: World) -> None:
-        super().__init__(world)
+    def __init__(self, world: World, healthy: Collection[str]) -> None:
+        super().__init__(world, healthy)
         self._saved: dict[str, tuple[str, int]] = {}
         """By node: in which life, and at which step."""
         self._resumed: set[str] = set()
@@ -138,8 +157,8 @@ class NothingSavedIsLost(Invariant):
 class StepsCount(Invariant):
     """Steps of one life only grow: nothing that others do costs a node a step."""
 
-    def __init__(self, world: World) -> None:
-        super().__init__(world)
+    def __init__(self, world: World, healthy: Collection[str]) -> None:
+        super().__init__(world, healthy)
         self._steps: dict[str, int] = {}
 
     def event(self, stamped: Stamped) -> None:
@@ -165,8 +184,8 @@ class TheHonestAreBelieved(Invariant):
 class TheSwarmHeals(Invariant):
     """After the last fault every living node sees every other, the dead are seen by nobody, and all exchange."""
 
-    def __init__(self, world: World) -> None:
-        super().__init__(world)
+    def __init__(self, world: World, healthy: Collection[str]) -> None:
+        super().__init__(world, healthy)
         self._exchanged: dict[str, float] = {}
 
     def event(self, stamped: Stamped) -> None:
@@ -174,16 +193,44 @@ class TheSwarmHeals(Invariant):
             self._exchanged[stamped.node] = stamped.time
 
     def healed(self) -> None:
-        alive = [node for node in self.world.nodes.values() if node.daemon]
+        nodes = self.world.nodes.values()
+        alive = [node for node in nodes if node.daemon and node.name in self.healthy]
+        dead = {node.peer for node in nodes if not node.daemon}
         for node in alive:
             assert node.daemon
             seen = {member.peer for member in node.daemon.membership.view()}
             missing = [other.name for other in alive if other is not node and other.peer not in seen]
-            ghosts = sorted(self.world.node_of(peer).name for peer in seen - {other.peer for other in alive})
+            ghosts = sorted(self.world.node_of(peer).name for peer in seen & dead)
             if missing or ghosts:
                 self.fail(f"{node.name} does not see {missing or 'nobody'} and sees the dead {ghosts or 'not at all'}")
             if len(alive) > 1 and self._exchanged.get(node.name, 0.0) < self.world.calm_since:
                 self.fail(f"{node.name} has exchanged with nobody since the last fault")
+
+
+class TheHealthyLearn(Invariant):
+    """Whatever became of the others, the model gets better."""
+
+    FACTOR = 0.7
+    """The last loss is at most this part of the first one."""
+
+    def __init__(self, world: World, healthy: Collection[str]) -> None:
+        super().__init__(world, healthy)
+        self._first: float | None = None
+        self._last: dict[str, float] = {}
+        self._stopped: dict[str, None] = {}
+
+    def event(self, stamped: Stamped) -> None:
+        match stamped.event:
+            case Evaluated(loss=loss):
+                self._first = loss if self._first is None else self._first
+                self._last[stamped.node] = loss
+            case Stopped():
+                self._stopped[stamped.node] = None
+
+    def ended(self) -> None:
+        for name in self._stopped:
+            if name in self.healthy and self._first and self._last[name] > self.FACTOR * self._first:
+                self.fail(f"{name} ends at a loss of {self._last[name]:.3g}, and the first was {self._first:.3g}")
 
 
 class TheDeadAreMissed(Invariant):
@@ -205,15 +252,17 @@ class TheDeadAreMissed(Invariant):
 
 ALL: tuple[type[Invariant], ...] = (
     ExactlyOnce, Finite, NobodyStartsFromNothing, NothingSavedIsLost, StepsCount, TheHonestAreBelieved, TheSwarmHeals,
-    TheDeadAreMissed,
+    TheHealthyLearn, TheDeadAreMissed,
 )  # fmt: skip
 
 
 class Watch:
     """All invariants over one world."""
 
-    def __init__(self, world: World) -> None:
-        self._invariants = [kind(world) for kind in ALL]
+    def __init__(self, world: World, healthy: Collection[str] = ()) -> None:
+        """`healthy`: see `Invariant`; empty: everybody is."""
+        names = tuple(name for name in world.nodes if not healthy or name in healthy)
+        self._invariants = [kind(world, names) for kind in ALL]
 
     def event(self, stamped: Stamped) -> None:
         for invariant in self._invariants:
@@ -229,6 +278,10 @@ class Watch:
     def healed(self) -> None:
         for invariant in self._invariants:
             invariant.healed()
+
+    def ended(self) -> None:
+        for invariant in self._invariants:
+            invariant.ended()
 
 
 def _name(life: str) -> str:

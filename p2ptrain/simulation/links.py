@@ -252,8 +252,9 @@ class _Call(_Connection):
         self._method, self._request = method, request
         self._reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
-    async def reply(self) -> bytes:
+    async def reply(self, timeout_s: float) -> bytes:
         links, way = self.links, self.ends
+        deadline = asyncio.get_running_loop().call_later(timeout_s, self._settle, PeerError("deadline", self._method))
         try:
             if links.chance(links.cut) or links.chance(links.link(way).corrupt):
                 raise PeerError("unreachable", "the connection broke")
@@ -261,6 +262,7 @@ class _Call(_Connection):
                 self._pass(way, len(self._request), self._ask)
             return await self._reply
         finally:
+            deadline.cancel()
             links.disconnect(self)
 
     def cut(self) -> None:
@@ -387,11 +389,7 @@ class SimulatedTransport:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _call(self, peer: PeerId, method: str, request: bytes, timeout_s: float) -> bytes:
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await _Call(self._links, (self.me, peer), method, request).reply()
-        except TimeoutError:
-            raise PeerError("deadline", method) from None
+        return await _Call(self._links, (self.me, peer), method, request).reply(timeout_s)
 
     async def answer(self, caller: PeerId, method: str, request: bytes) -> bytes:
         """Serve one unary call."""

@@ -5,10 +5,11 @@ them iterate alike, and timers due together fire in the order in which they were
 """
 
 import asyncio
+import gc
 import heapq
-import selectors
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
 from typing import Any, NoReturn, TypeVar
 
@@ -26,11 +27,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     """Runs as fast as the work in it; sockets and threads do not exist here."""
 
     _ready: deque[asyncio.Handle]
-    _scheduled: list[asyncio.TimerHandle]
+    _scheduled: list[tuple[float, int, asyncio.TimerHandle]]
+    """A heap of (when, number, timer)."""
+    _timer_cancelled_count: int
+    _stopping: bool
 
     def __init__(self) -> None:
+        super().__init__()
         self._now = 0.0
-        super().__init__(_Jump(self))
         # A float clock that has run for a virtual year cannot resolve asyncio's own nanosecond, and would spin.
         self._clock_resolution = 1e-6
         self._num_tasks = self._num_timers = 0
@@ -42,9 +46,6 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def run_in_executor(self, executor: Any, func: Any, *args: Any) -> NoReturn:
         raise RuntimeError("threads do not exist in virtual time")
-
-    def advance(self, seconds: float) -> None:
-        self._now += seconds
 
     def pause(self, node: str) -> None:
         """Nothing of this node runs until `resume`, as after SIGSTOP. Never resumed, it is as after SIGKILL: no
@@ -83,43 +84,45 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
-        timer = _Timer(when, callback, args, self, context)
-        self._num_timers = timer.number = self._num_timers + 1
-        heapq.heappush(self._scheduled, timer)
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        self._num_timers += 1
+        heapq.heappush(self._scheduled, (when, self._num_timers, timer))
         timer._scheduled = True  # type: ignore[attr-defined]
         return timer
 
-    def _call_soon(self, callback: Callable[..., object], args: Any, context: Context | None) -> asyncio.Handle:
-        handle = _Handle(callback, args, self, context)
-        self._ready.append(handle)
-        return handle
+    def _run_once(self) -> None:
+        """What asyncio's own does, without files to look at: if nothing is ready, it is the next timer's time."""
+        timers, ready = self._scheduled, self._ready
+        if self._timer_cancelled_count > max(100, len(timers) // 2):  # most deadlines are, long before they are due
+            self._drop_cancelled()
+        if not ready and not self._stopping:
+            while timers and timers[0][2]._cancelled:  # type: ignore[attr-defined]
+                self._pop_timer()
+            if not timers:
+                raise Deadlock(f"nothing is scheduled at {self._now:.3f} s, and these wait: {self.waiting()}")
+            self._now = max(self._now, timers[0][0])
+        due = self._now + self._clock_resolution
+        while timers and timers[0][0] < due:
+            ready.append(self._pop_timer())
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle._cancelled and not (self._held and self.hold(handle)):  # type: ignore[attr-defined]
+                handle._run()  # type: ignore[attr-defined]
+
+    def _pop_timer(self) -> asyncio.TimerHandle:
+        timer = heapq.heappop(self._scheduled)[2]
+        timer._scheduled = False  # type: ignore[attr-defined]
+        self._timer_cancelled_count -= timer._cancelled  # type: ignore[attr-defined]
+        return timer
+
+    def _drop_cancelled(self) -> None:
+        self._scheduled[:] = [entry for entry in self._scheduled if not entry[2]._cancelled]  # type: ignore[attr-defined]
+        heapq.heapify(self._scheduled)
+        self._timer_cancelled_count = 0
 
     def _make_task(self, loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> "_Task[Any]":
         self._num_tasks += 1
         return _Task(self._num_tasks, work, loop=loop, **options)
-
-
-class _Handle(asyncio.Handle):
-    __slots__ = ()
-    _loop: VirtualLoop
-
-    def _run(self) -> None:
-        if not self._loop._held or not self._loop.hold(self):
-            super()._run()  # type: ignore[misc]
-
-
-class _Timer(asyncio.TimerHandle):
-    __slots__ = ("number",)
-    _loop: VirtualLoop
-    _when: float
-    number: int
-
-    def __lt__(self, other: "_Timer") -> bool:  # type: ignore[override]
-        return (self._when, self.number) < (other._when, other.number)
-
-    def _run(self) -> None:
-        if not self._loop._held or not self._loop.hold(self):
-            super()._run()  # type: ignore[misc]
 
 
 class _Task(asyncio.Task[T]):
@@ -133,22 +136,20 @@ class _Task(asyncio.Task[T]):
         return self._number
 
 
-class _Jump(selectors.SelectSelector):
-    """A selector that sees no files, and for which waiting is moving the clock."""
-
-    def __init__(self, loop: VirtualLoop) -> None:
-        super().__init__()
-        self._loop = loop
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is None:
-            raise Deadlock(f"nothing is scheduled at {self._loop.time():.3f} s, and these wait: {self._loop.waiting()}")
-        if timeout > 0:
-            self._loop.advance(timeout)
-        return []
-
-
 def run(main: Coroutine[Any, Any, T]) -> T:
     """`asyncio.run` in virtual time."""
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+    with _collecting_seldom(), asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(main)
+
+
+@contextmanager
+def _collecting_seldom() -> Iterator[None]:
+    """What was loaded before is no garbage of this run: to look through it over and over took a tenth of the time."""
+    threshold = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 20)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*threshold)
+        gc.unfreeze()

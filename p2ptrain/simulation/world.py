@@ -14,15 +14,17 @@ from functools import partial
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from torch import Tensor
 
 from p2ptrain import chaos, seeds
 from p2ptrain.config import NodeFile
 from p2ptrain.daemon import Daemon, Machine
 from p2ptrain.faults import carry_out
-from p2ptrain.ports import PeerId
+from p2ptrain.ports import Contact, PeerId
 from p2ptrain.simulation.links import Links, SimulatedTransport
 from p2ptrain.simulation.loop import NODE, VirtualLoop
 from p2ptrain.simulation.machine import Crashed, SimulatedCompute, SimulatedDirectory, SimulatedDisk
+from p2ptrain.simulation.members import Table, TableMembers
 from p2ptrain.swarm.records import peer_id_of
 from p2ptrain.telemetry.events import Died, Event, Faulted, Noted, Restarted, Stamped, to_json
 from p2ptrain.topology import Topology
@@ -96,9 +98,12 @@ class World:
         self.links = Links(seeds.python_random(seed, "links"), default)
         self.links.on_bug = self.fail
         self.directory = SimulatedDirectory(lambda: EPOCH_UNIX_S + self.now)
+        self.table = Table() if topology.simulation.members == "table" else None
         self.nodes = {file.node.name: self._node(file) for file in node_files(topology)}
         self.calm_since = 0.0
         """When a fault last began or ended."""
+        self._contacts = {node.peer: Contact((node.file.node.listen,), b"") for node in self.nodes.values()}
+        """Everyone's, for those who know everyone from the table."""
         self._names = {node.peer: node.name for node in self.nodes.values()}
         self._disturbed: dict[str, float] = {}
         self._shape_links()
@@ -177,38 +182,59 @@ class World:
         context = copy_context()
         context.run(NODE.set, node.life)
         transport = self.links.transport(node.peer, node.file.node.listen, context)
+        if self.table:
+            transport.contacts = self._contacts
         node.task = self.loop.create_task(self._live(node, transport), context=context)
 
     async def _live(self, node: SimulatedNode, transport: SimulatedTransport) -> None:
-        others = [other.file.node.listen for other in self.nodes.values() if other.alive and other is not node][:3]
-        bootstrap = tuple(dict.fromkeys((*node.file.node.bootstrap, *(others if node.lives > 1 else ()))))
-        file = node.file.model_copy(update={"node": node.file.node.model_copy(update={"bootstrap": bootstrap})})
-        machine = Machine(
-            peer=node.peer,
-            public_key=node.public_key,
-            sign=node.private_key.sign,
-            certificate=b"",
-            addresses=(file.node.listen,),
-            bootstrap=bootstrap,
-            transport=transport,
-            directory=self.directory if file.node.dht else None,
-            compute=self._compute(node),
-            home=node.home,
-            checkpoints=node.checkpoints,
-            now_unix=lambda: EPOCH_UNIX_S + self.now + node.skew_s,
-            emit=partial(self._log, node.name),
-            life=node.life,
-        )
+        file, machine = self._equip(node, transport)
         try:
             node.daemon = await Daemon.assemble(file, machine)
             await node.daemon.run()
             await transport.close()
         except Crashed:
             return
-        except BaseException as error:
-            self.fail(error)
+        except asyncio.CancelledError:
             raise
+        except BaseException as error:
+            self.fail(error)  # and not raised: nobody waits for this task
+            return
         self._end(node)
+
+    def _equip(self, node: SimulatedNode, transport: SimulatedTransport) -> tuple[NodeFile, Machine]:
+        """What a new life of the node starts with."""
+        others = [other.file.node.listen for other in self.nodes.values() if other.alive and other is not node][:3]
+        bootstrap = tuple(dict.fromkeys((*node.file.node.bootstrap, *(others if node.lives > 1 else ()))))
+        config = node.file.node.model_copy(update={"bootstrap": () if self.table else bootstrap})
+        members = TableMembers(self.table, node.peer, node.name, config.slot) if self.table else None
+        machine = Machine(
+            peer=node.peer,
+            public_key=node.public_key,
+            sign=node.private_key.sign,
+            certificate=b"",
+            addresses=(config.listen,),
+            bootstrap=config.bootstrap,
+            transport=transport,
+            directory=self.directory if config.dht and not self.table else None,
+            compute=self._compute(node),
+            home=node.home,
+            checkpoints=node.checkpoints,
+            now_unix=lambda: EPOCH_UNIX_S + self.now + node.skew_s,
+            emit=partial(self._log, node.name),
+            life=node.life,
+            spy=self._spy,
+            members=members,
+        )
+        return node.file.model_copy(update={"node": config}), machine
+
+    def _spy(self) -> tuple[dict[PeerId, Tensor], int]:
+        """What all honest nodes would say now, and how many liars there are."""
+        honest = {}
+        for node in self.nodes.values():
+            if node.daemon is not None and node.file.node.attack is None:
+                offered = node.daemon.gatherer.offered
+                honest[node.peer] = node.daemon.trainer.replica.snapshot() if offered is None else offered
+        return honest, sum(node.file.node.attack is not None for node in self.nodes.values())
 
     def _compute(self, node: SimulatedNode) -> SimulatedCompute:
         rng = seeds.python_random(self.topology.run.seed, "compute", node.life)
@@ -221,6 +247,8 @@ class World:
             return
         self.loop.pause(node.life)
         self.links.sever(node.peer)
+        if self.table:
+            self.table.remove(node.peer)
         self._log(name, Died(-9))
         self._end(node)
 
@@ -307,10 +335,10 @@ class World:
         """The file's links, and the devices' uplinks where the file says anything of links."""
         if not self.topology.links:
             return
-        names = list(self.nodes)
+        names, others = list(self.nodes), self.topology.links.keys() - {"default"}
         special = {
             (a, b): link for a in names for b in names
-            if a != b and (link := self.topology.link((a, b))) != self.links.default
+            if a != b and others and (link := self.topology.link((a, b))) != self.links.default
         }  # fmt: skip
         self.links.shape({(self._peer(a), self._peer(b)): link for (a, b), link in special.items()})
         for name, group in self.topology.members():
@@ -338,7 +366,7 @@ def node_files(topology: Topology) -> list[NodeFile]:
     for slot, (name, group) in enumerate(members):
         own = {
             "name": name, "slot": slot, "home": Path(name), "listen": f"{name}:1", "profile": group.device,
-            "bootstrap": (first,) if slot else (), "speed": speeds[slot], "device": "cpu",
+            "bootstrap": (first,) if slot else (), "speed": speeds[slot], "attack": group.attack, "device": "cpu",
         }  # fmt: skip
         settings = {"name": topology.name, "run": run, "graph": topology.graph}
         files.append(NodeFile.model_validate({**settings, "node": {"key": KEY, **topology.node, **own}}))

@@ -6,6 +6,8 @@ sees the world only through `node`, so the same file runs on real machines and i
 
 from typing import TYPE_CHECKING
 
+from p2ptrain.aggregators import Aggregator
+from p2ptrain.codecs import Codec
 from p2ptrain.registry import Component, Registry
 from p2ptrain.training.trainer import Recipe
 
@@ -20,6 +22,10 @@ class Strategy(Recipe, Component):
     def swaps_per_step(self) -> float:
         """How many swaps a node starts per training step, over the whole run; 0: it does not swap."""
         return 0.0
+
+    def objection(self, codec: Codec, rule: Aggregator) -> str | None:
+        """Why this strategy cannot run with these two, and what to write instead; None: it can."""
+        return None
 
     async def run(self, node: "Node") -> None:
         """Train until `node.finished`. Must return soon after; is cancelled when the node drains."""

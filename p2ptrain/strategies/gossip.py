@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from p2ptrain.aggregators import Aggregator
+from p2ptrain.codecs import Codec
 from p2ptrain.errors import PeerBusy, PeerError
 from p2ptrain.strategies import Strategy, register
 
@@ -36,6 +38,12 @@ class Gossip(Strategy):
     def swaps_per_step(self) -> float:
         return self.gossip_steps * (self._rate(0.0) + self._rate(1.0)) / 2
 
+    def objection(self, codec: Codec, rule: Aggregator) -> str | None:
+        if rule.min_received > 1:
+            needed = f"{rule.name} needs {rule.min_received} vectors at a time, and a swap brings one"
+            return f"{needed}; use the strategy monna, or a rule such as self-clip with a tau"
+        return None
+
     async def run(self, node: "Node") -> None:
         async with asyncio.TaskGroup() as group:
             gossip = group.create_task(self._gossip(node))
@@ -55,19 +63,22 @@ class Gossip(Strategy):
             due += rng.expovariate(rate) if self.clock == "poisson" else 1 / rate
             await node.reached(due)
             for _ in range(self.gossip_steps):
-                await self._average(node)
+                while not await self._average(node):
+                    await node.reached(node.step + 1)
 
-    async def _average(self, node: "Node") -> None:
-        """Swap with a random peer; one that is busy or fails is replaced by another, each asked once."""
+    async def _average(self, node: "Node") -> bool:
+        """Swap with a random peer; one that is busy is replaced by another, each asked once. False: all are busy, or
+        this node is, which is answering a swap."""
         tried: set[str] = set()
         while peer := node.pick(without=tried):
             try:
                 await node.swap(peer)
-                return
+                return True
             except PeerBusy:
                 tried.add(peer)
             except PeerError:
-                return  # counted and logged by the exchange; the next event is soon enough
+                return True  # counted and logged by the exchange; the next event is soon enough
+        return not tried
 
     def _rate(self, progress: float) -> float:
         end = self.rate if self.final_rate is None else self.final_rate

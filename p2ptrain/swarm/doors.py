@@ -32,8 +32,6 @@ class Host(Protocol):
         """Whether this peer, or one that announces this address, is in the view, or is this node."""
         ...
 
-    async def changed(self) -> None: ...
-
 
 @dataclass
 class _Door:
@@ -121,10 +119,10 @@ class Doors:
                 self._lost[address] = forget_at  # to the end of the queue
 
     async def _pause(self, attempt: int = 16) -> None:
-        """Until it is time again, which it is sooner when this node suddenly is alone."""
+        """Until it is time again. This node may suddenly be alone, and then it is sooner: hence in short pieces."""
         since = _now()
-        while (left_s := since + self.patience_s(attempt) - _now()) > 0:
-            await within(left_s, self._host.changed())
+        while (left_s := since + self.patience_s(attempt) - _now()) > 0:  # noqa: ASYNC110 - time itself is awaited
+            await asyncio.sleep(min(left_s, self._heartbeat_s))
 
 
 async def within(timeout_s: float, awaited: Awaitable[object]) -> None:

@@ -28,7 +28,9 @@ PEERS = "/p2ptrain.v1.Membership/Peers"
 
 CALLS_MAX = 64
 CROWD = 32
-"""So many peers are all called in every heartbeat."""
+"""With more peers than that, each is heard of in every second heartbeat only."""
+TICKS = 8
+"""How often in a heartbeat a node looks whom to call."""
 EXCHANGES_MAX = 4
 """So many at a time; when many join at once, all views differ for a moment."""
 LOOKUP_S_MAX = 10.0
@@ -153,6 +155,8 @@ class Membership:
         known = self._take_in(heard)
         if known is not None and is_new:
             self._spawn(self._beat, known)  # does it answer, too, and whom does it see?
+        elif known is not None and known.reachable and heard.digest != self._view.digest:
+            self._spawn(self._compare, known, heard)
         return self._beats.say(self._view.digest)
 
     async def _on_peers(self, caller: PeerId, request: Bytes) -> bytes:
@@ -161,18 +165,24 @@ class Membership:
         return PeersReply(records=map(SignedRecord.FromString, found)).SerializeToString()
 
     async def _beat_for_ever(self) -> None:
-        """Everyone once per heartbeat. In a crowd: twice per heartbeat a part of it, whoever was silent for longest;
-        so everyone calls or is called within two, and a call that failed is repeated after half of one."""
+        """Call everyone to whom and from whom there was no word for about a heartbeat, or, in a crowd, for two.
+
+        So one of two peers calls; one that is silent is called in every heartbeat, or, in a crowd, in every half."""
         while True:
+            is_news, now = self._beat_now.is_set(), _now()
             self._beat_now.clear()
-            due, period_s = self._view.alive(), self._heartbeat_s
-            if len(due) > CROWD:
-                num_suspects = sum(known.misses > 0 for known in due)
-                due.sort(key=lambda known: (known.misses == 0, known.heard))
-                due, period_s = due[: num_suspects + max(CROWD // 2, len(due) // 8)], period_s / 2
-            for known in due:
-                self._spawn(self._beat, known)
-            await within(period_s * self._rng.uniform(0.8, 1.0), self._beat_now.wait())
+            for known in self._view.alive():
+                if is_news or known.due <= now:
+                    self._spawn(self._beat, known)
+            await within(self._heartbeat_s / TICKS, self._beat_now.wait())
+
+    def _put_off(self, known: Known, heartbeats: float) -> None:
+        """It need not be called for so long."""
+        known.due = _now() + heartbeats * self._heartbeat_s * self._rng.uniform(0.75, 0.95)
+
+    @property
+    def _is_crowd(self) -> bool:
+        return len(self._view) > CROWD
 
     async def _beat(self, known: Known) -> None:
         """One heartbeat to a peer, and an exchange of records if its view differs."""
@@ -187,7 +197,12 @@ class Membership:
                     heard = await self._call(known)
         finally:
             known.calling = False
-        if heard is not None and heard.digest != self._view.digest and self._num_exchanges < EXCHANGES_MAX:
+        if heard is not None:
+            await self._compare(known, heard)
+
+    async def _compare(self, known: Known, heard: Heard) -> None:
+        """An exchange of records with a peer that sees others than this node does."""
+        if heard.digest != self._view.digest and self._num_exchanges < EXCHANGES_MAX:
             self._num_exchanges += 1
             try:
                 await self._exchange(known, heard.digest)
@@ -196,6 +211,7 @@ class Membership:
 
     async def _call(self, known: Known) -> Heard | None:
         peer, sent = known.record.peer, _now()
+        self._put_off(known, 0.5 if self._is_crowd else 1.0)
         deadline_s = known.deadline_s = self._deadline_s(known)
         try:
             reply = await self._transport.call(peer, HEARTBEAT, self._beats.say(self._view.digest), deadline_s)
@@ -228,7 +244,8 @@ class Membership:
             self._part(known, "leaving")
             return None
         is_news = not known.alive or known.state != heard.state
-        known.misses, known.heard, known.state, known.step = 0, _now(), heard.state, heard.step
+        known.misses, known.state, known.step = 0, heard.state, heard.step
+        self._put_off(known, 2.0 if self._is_crowd else 1.0)
         if not known.alive:
             self._view.admit(known)
             known.news.set()

@@ -11,6 +11,7 @@ import enum
 import random
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from p2ptrain.ports import PeerId
 from p2ptrain.swarm.records import Record
@@ -47,6 +48,28 @@ class Member:
     dht: tuple[str, ...]
 
 
+class Members(Protocol):
+    """What a node wants to know of the others; `membership.Membership`, or a table in simulations of thousands."""
+
+    @property
+    def alone(self) -> bool: ...
+
+    @property
+    def searching(self) -> bool: ...
+
+    def view(self) -> list[Member]: ...
+
+    def find(self, peer: PeerId) -> Member | None: ...
+
+    async def changed(self) -> None: ...
+
+    def set_state(self, state: State, step: int) -> None: ...
+
+    async def run(self) -> None: ...
+
+    async def leave(self) -> None: ...
+
+
 @dataclass
 class Latency:
     """Round trips, smoothed as TCP does it (RFC 6298)."""
@@ -81,7 +104,8 @@ class Known:
     deadline_s: float | None = None
     misses: int = 0
     """Calls in a row that failed, without a word from the peer in between."""
-    heard: float = float("-inf")
+    due: float = float("-inf")
+    """When it is to be called, unless there is a word of it before."""
     unanswered: int = 0
     """Calls in a row that failed; one that only dials out is heard and does not answer."""
     news: asyncio.Event = field(default_factory=asyncio.Event)

@@ -193,7 +193,7 @@ _TYPES: dict[str, type[Event]] = {cls.__name__.lower(): cls for cls in Event.__s
 
 def to_json(stamped: Stamped) -> str:
     """One line; floats that are not finite become null."""
-    body = {key: _finite(value) for key, value in dataclasses.asdict(stamped.event).items()}
+    body = {key: _finite(value) for key, value in vars(stamped.event).items()}
     kind = type(stamped.event).__name__.lower()
     return json.dumps({"time": round(stamped.time, 6), "node": stamped.node, "event": kind, **body}, allow_nan=False)
 

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, GetJsonSchemaHandler, ValidationErro
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from p2ptrain.config import AGraph, NodeConfig, RunConfig, Strict
+from p2ptrain.config import AGraph, AnAttack, NodeConfig, RunConfig, Strict
 from p2ptrain.errors import Misplaced
 from p2ptrain.registry import Like, explain
 from p2ptrain.swarm.records import NAME
@@ -65,6 +65,8 @@ class NodeGroup(Strict):
     device: Annotated[str, AfterValidator(devices.check_profile)] = "this-machine"
     """A device profile: how fast the node is, relative to the fastest of the file."""
     site: str = Field("local", pattern=r"^[A-Za-z][A-Za-z0-9_]*$")
+    attack: AnAttack | None = None
+    """These nodes lie."""
     starts: Seconds = 0.0
     """When, in seconds of the run's clock: a late joiner."""
 
@@ -77,7 +79,7 @@ class Simulation(Strict):
     """What only the simulator has to be told."""
 
     step: Seconds = Field(0.02, gt=0)
-    """How long a training step takes the fastest device of the file."""
+    """How long a training step takes the fastest device of the file; default: what `node.step` says, if it does."""
     members: Literal["heartbeats", "table"] = "heartbeats"
     """How nodes know of each other: as in the other runtimes, or, for thousands of nodes, from one table."""
 
@@ -112,6 +114,10 @@ class Topology(Strict):
                 found.append((f"{base}-{index}" if group.name and group.count > 1 else base, group))
         return found
 
+    @property
+    def attackers(self) -> list[str]:
+        return [name for name, group in self.members() if group.attack is not None]
+
     @cached_property
     def cast(self) -> Cast:
         return Cast({name: group.site for name, group in self.members()})
@@ -134,6 +140,16 @@ class Topology(Strict):
         links += [(("faults", index, "link"), fault.link) for index, fault in degraded]
         for place, link in links:
             yield from ((*place, field) for field in ONLY_SIMULATED if getattr(link, field))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_pace(cls, value: Any) -> Any:
+        """A pace that is given for real nodes is that of the simulated ones too."""
+        node, simulation = (value.get(key, {}) for key in ("node", "simulation")) if isinstance(value, dict) else (0, 0)
+        step = node.get("step") if isinstance(node, dict) else None
+        if not isinstance(step, int | float) or not step > 0 or not isinstance(simulation, dict):
+            return value  # whatever is wrong with these is found where they are
+        return {**value, "simulation": {"step": step, **simulation}}
 
     @model_validator(mode="after")
     def _consistent(self) -> "Topology":
@@ -160,8 +176,25 @@ class Topology(Strict):
             NodeConfig.model_validate({"name": names[0], **self.node})
         except ValidationError as error:
             yield ("node", *error.errors()[0]["loc"]), explain(error)
+        yield from self._too_many_liars()
         yield from self._contradictions_in_links()
         yield from self._contradictions_in_faults()
+
+    def _too_many_liars(self) -> Iterator[tuple[Place, str]]:
+        borne = getattr(self.run.aggregator, "f", None)
+        liars = [group.attack is not None for _, group in self.members()]
+        if all(liars):
+            yield ("nodes",), "all nodes lie; leave at least one without an attack"
+        for slot, (name, group) in enumerate(self.members()):
+            others = self.graph.neighbours(slot) if self.graph else range(len(liars))
+            met = sum(liars[other] for other in others if other != slot)
+            if borne is not None and group.attack is None and met > borne:
+                rule = self.run.aggregator.name
+                yield (
+                    ("run", "aggregator"),
+                    f"{name} has {met} lying neighbours, and {rule} with f: {borne} bears {borne}",
+                )
+                return
 
     def _contradictions_in_links(self) -> Iterator[tuple[Place, str]]:
         sites = {group.site for group in self.nodes}

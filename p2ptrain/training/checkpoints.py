@@ -52,7 +52,8 @@ class Checkpoint:
     vector: Tensor
     """(d,) float32, as in `Replica.flat`."""
     tensors: dict[str, Tensor]
-    """`optimizer/<parameter>/<key>`, and `buffer/<name>` for what is not floating-point and so not in the vector."""
+    """`optimizer/<parameter>/<key>`; `buffer/<name>` for what is not floating-point and so not in the vector;
+    `estimate` of a gradient estimator that remembers."""
 
     @property
     def step(self) -> int:
@@ -73,6 +74,8 @@ def capture(trainer: Trainer, run: str, time_unix_s: float) -> Checkpoint:
                 scalars[f"optimizer/{index}/{key}"] = value
     for name, buffer in _integer_buffers(trainer):
         tensors[f"buffer/{name}"] = _copy(buffer)
+    if trainer.estimate is not None:
+        tensors["estimate"] = _copy(trainer.estimate)
     header = Header(
         run=run,
         fingerprint=trainer.replica.fingerprint.hex(),
@@ -96,6 +99,8 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
     trainer.replica.load(checkpoint.vector)
     for name, buffer in _integer_buffers(trainer):
         buffer.copy_(checkpoint.tensors[f"buffer/{name}"])
+    estimate = checkpoint.tensors.get("estimate")
+    trainer.estimate = None if estimate is None else _copy(estimate).to(trainer.replica.device)
     state: dict[int, dict[str, object]] = {}
     for name, value in {**header.scalars, **checkpoint.tensors}.items():
         kind, *where = name.split("/", 2)

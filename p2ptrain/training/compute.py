@@ -18,11 +18,14 @@ NICER = 5
 
 
 class ThreadCompute:
-    """`ports.Compute` on a worker thread. `speed` in (0, 1] makes the node as slow as a slower device."""
+    """`ports.Compute` on a worker thread. `speed` in (0, 1] makes the node as slow as a slower device, `step_s` as slow
+    as one that needs so long for a training step."""
 
-    def __init__(self, speed: float = 1.0, threads: int | None = None) -> None:
+    def __init__(self, speed: float = 1.0, threads: int | None = None, step_s: float = 0.0) -> None:
         assert 0 < speed <= 1
-        self.speed = speed
+        self.speed, self.step_s = speed, step_s
+        self._due = 0.0
+        """When the last step was to end."""
         # OpenMP keeps the number of threads per calling thread, so the worker has to set its own.
         prepare = (lambda: torch.set_num_threads(threads)) if threads else None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="compute", initializer=prepare)
@@ -34,9 +37,13 @@ class ThreadCompute:
 
     async def train(self, work: Callable[[], T]) -> T:
         """As `run`; afterwards the caller, but not the thread, is held for what a slower device would still need."""
+        loop = asyncio.get_running_loop()
+        # What came between two steps is made up for, up to one of them: the pace is a device's, not the machine's.
+        self._due = max(self._due, loop.time() - self.step_s) + self.step_s
         seconds, result = await self.run(lambda: _timed(work))
-        if self.speed < 1:
-            await asyncio.sleep(seconds * (1 / self.speed - 1))
+        rest = max(seconds * (1 / self.speed - 1), self._due - loop.time())
+        if rest > 0:
+            await asyncio.sleep(rest)
         return result
 
     async def aside(self, work: Callable[[], T]) -> T:

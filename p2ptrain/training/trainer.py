@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from p2ptrain.errors import ConfigError, P2PTrainError
 from p2ptrain.seeds import numpy_random
+from p2ptrain.training.estimators import Estimator
 from p2ptrain.training.replica import Replica
 from p2ptrain.training.tasks import Batch, Metrics, Task
 
@@ -39,6 +40,8 @@ class Recipe(BaseModel):
     """Further arguments of the optimizer, such as `momentum: 0.9`."""
     clip: float | None = Field(default=None, gt=0)
     """Largest norm of the gradient; longer ones are scaled down."""
+    estimator: Estimator | None = None
+    """A median of the gradients of parts of the batch; None: their mean."""
     schedule: Literal["constant", "cosine"] = "constant"
     """`cosine` brings the learning rate to zero at the end of the run."""
     warmup: float = Field(default=0.0, ge=0, lt=1)
@@ -58,7 +61,15 @@ class Trainer:
         self.recipe = recipe = recipe or Recipe()
         self.examples, self.seed, self.slot = examples, seed, slot
         self.steps = 0
+        self.falsify: Callable[[Tensor], Tensor] | None = None
+        """What a node that lies by its data makes of its targets."""
         self.lr = recipe.lr or task.lr
+        self.estimate: Tensor | None = None  # (num_parameters,): what an estimator that remembers goes on from
+        if recipe.estimator is not None and recipe.estimator.microbatches > task.batch_size:
+            raise ConfigError(
+                f"estimator: {recipe.estimator.microbatches} microbatches in a batch of {task.batch_size}; "
+                f"lower microbatches or raise task.batch_size"
+            )
         self.optimizer_name = recipe.optimizer or task.optimizer
         check_optimizer(self.optimizer_name, self.lr, recipe.options)
         device = replica.device.type
@@ -67,7 +78,8 @@ class Trainer:
 
     @cached_property
     def optimizer(self) -> torch.optim.Optimizer:
-        """Made at the first step: making any imports `torch._dynamo`, 73 MB that a node spares while it waits."""
+        """Made when it is first asked for: making any imports `torch._dynamo`, for two seconds, and 73 MB that a node
+        spares while it waits."""
         return make_optimizer(self.module, self.optimizer_name, self.lr, self.recipe.options)
 
     @property
@@ -84,8 +96,7 @@ class Trainer:
             group["lr"] = rate
         buffers = self._buffers().clone()
         self.module.train()
-        loss = self.loss(self.batch(self.steps))
-        self.scaler.scale(loss).backward()
+        loss, estimate = self._backward(self.batch(self.steps))
         self.scaler.unscale_(self.optimizer)
         norm = self._clip()
         # Reading the values waits for the device, so that `absorb` and `publish` hold their lock only for the copying.
@@ -97,6 +108,7 @@ class Trainer:
         self.replica.absorb()
         if not diverged:
             self.scaler.step(self.optimizer)
+            self.estimate = estimate if math.isfinite(norm) else self.estimate
         self.scaler.update()
         self.optimizer.zero_grad()
         self.replica.publish()
@@ -121,12 +133,31 @@ class Trainer:
         """The batch of one step, on the device: a function of (seed, slot, step), so a resumed run sees the same."""
         rng = numpy_random(self.seed, "batch", self.slot, step)
         inputs, targets = self.task.batch(self.examples, rng)
+        if self.falsify is not None:
+            targets = self.falsify(targets)
         return inputs.to(self.replica.device), targets.to(self.replica.device)
 
     def loss(self, batch: Batch) -> Tensor:
         """Scalar loss at the present weights."""
         with self._autocast:
             return self.task.loss(self.module, batch)
+
+    def _backward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Leaves the gradient, scaled, with the parameters; the loss, (), and what the estimator remembers of it."""
+        if (estimator := self.recipe.estimator) is None:
+            loss = self.loss(batch)
+            self.scaler.scale(loss).backward()
+            return loss, None
+        parameters = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+        losses, gradients, scale = [], [], self.scaler.get_scale()
+        for part in zip(*(each.tensor_split(estimator.microbatches) for each in batch), strict=True):
+            losses.append(self.loss(part))
+            found = torch.autograd.grad(self.scaler.scale(losses[-1]), parameters, materialize_grads=True)
+            gradients.append(nn.utils.parameters_to_vector(found) / scale)
+        estimate = estimator(torch.stack(gradients), self.estimate)
+        for parameter, gradient in zip(parameters, estimate.split([each.numel() for each in parameters]), strict=True):
+            parameter.grad = (gradient * scale).view_as(parameter)
+        return torch.stack(losses).mean(), estimate if estimator.remembers else None
 
     def _first_steps_factor(self) -> float:
         return min(1.0, (self.steps + 1) / (self.task.warmup_steps + 1))

@@ -39,6 +39,11 @@ class ExchangeStub:
                 request_serializer=p2ptrain_dot_wire_dot_exchange__pb2.SwapMessage.SerializeToString,
                 response_deserializer=p2ptrain_dot_wire_dot_exchange__pb2.SwapMessage.FromString,
                 _registered_method=True)
+        self.Share = channel.stream_stream(
+                '/p2ptrain.v1.Exchange/Share',
+                request_serializer=p2ptrain_dot_wire_dot_exchange__pb2.SwapMessage.SerializeToString,
+                response_deserializer=p2ptrain_dot_wire_dot_exchange__pb2.SwapMessage.FromString,
+                _registered_method=True)
         self.Resolve = channel.unary_unary(
                 '/p2ptrain.v1.Exchange/Resolve',
                 request_serializer=p2ptrain_dot_wire_dot_exchange__pb2.ResolveRequest.SerializeToString,
@@ -67,6 +72,20 @@ class ExchangeServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Share(self, request_iterator, context):
+        """Two peers show each other the vectors that they last offered to everyone; nothing is decided. Each sends its chunks
+        only if the other has not got them: if its step + 1 is not what the other says it has.
+
+        initiator              responder
+        Open            ->
+        <-     Open            or Refuse
+        Chunk 0..n-1    <->    Chunk 0..n-1    both ways at once, one way, or none
+        <-     Done            every chunk of the initiator was received and screened
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Resolve(self, request, context):
         """What became of a swap that the callee initiated. An unknown id is answered ABORTED, and can never commit later.
         """
@@ -79,6 +98,11 @@ def add_ExchangeServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Swap': grpc.stream_stream_rpc_method_handler(
                     servicer.Swap,
+                    request_deserializer=p2ptrain_dot_wire_dot_exchange__pb2.SwapMessage.FromString,
+                    response_serializer=p2ptrain_dot_wire_dot_exchange__pb2.SwapMessage.SerializeToString,
+            ),
+            'Share': grpc.stream_stream_rpc_method_handler(
+                    servicer.Share,
                     request_deserializer=p2ptrain_dot_wire_dot_exchange__pb2.SwapMessage.FromString,
                     response_serializer=p2ptrain_dot_wire_dot_exchange__pb2.SwapMessage.SerializeToString,
             ),
@@ -113,6 +137,33 @@ class Exchange:
             request_iterator,
             target,
             '/p2ptrain.v1.Exchange/Swap',
+            p2ptrain_dot_wire_dot_exchange__pb2.SwapMessage.SerializeToString,
+            p2ptrain_dot_wire_dot_exchange__pb2.SwapMessage.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Share(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/p2ptrain.v1.Exchange/Share',
             p2ptrain_dot_wire_dot_exchange__pb2.SwapMessage.SerializeToString,
             p2ptrain_dot_wire_dot_exchange__pb2.SwapMessage.FromString,
             options,

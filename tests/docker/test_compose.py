@@ -25,6 +25,7 @@ def compose(*arguments: str, **environment: str) -> "subprocess.CompletedProcess
 
 @pytest.fixture(scope="module")
 def swarm() -> Iterator[None]:
+    compose("down", "--volumes", "--timeout", "1")  # what a run that was killed has left
     try:
         up = compose("up", "--detach", "--no-build")
         assert up.returncode == 0, up.stderr
@@ -37,19 +38,35 @@ def swarm() -> Iterator[None]:
 @pytest.mark.timeout(START_S + 30)
 @pytest.mark.usefixtures("swarm")
 def test_all_five_nodes_swap_and_the_broker_hears_of_it() -> None:
-    listen = ["mosquitto_sub", "-u", "p2ptrain", "-P", PASSWORD, "-t", "p2ptrain/compose/+/exchanged"]
-    command = ["timeout", f"{START_S}", *COMPOSE, "exec", "-T", "broker", *listen]
     heard: set[str] = set()
-    with subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ, **SECRETS}, stdout=subprocess.PIPE, text=True
-    ) as subscriber:
-        assert subscriber.stdout
-        for line in subscriber.stdout:
-            heard.add(json.loads(line)["node"])
-            if heard == NODES:
-                break
-        subscriber.terminate()
+    listen = ["mosquitto_sub", "-u", "p2ptrain", "-P", PASSWORD, "-t", "p2ptrain/compose/+/exchanged"]
+    for line in lines("exec", "-T", "broker", *listen):
+        heard.add(json.loads(line)["node"])
+        if heard == NODES:
+            break
     assert heard == NODES, compose("logs", "--tail=5").stdout
+
+
+@pytest.mark.usefixtures("swarm")
+def test_the_live_table_is_read_from_the_broker(figures: list[str]) -> None:
+    shown: list[str] = []
+    for line in lines("run", "--rm", "-T", "top"):
+        shown.append(line.strip())
+        if "5/5 alive" in line:
+            break
+    assert "5/5 alive" in "".join(shown[-1:]), shown
+    figures.append(f"docker compose up, seen through its broker: {shown[-1]}")
+
+
+def lines(*arguments: str) -> Iterator[str]:
+    """What the command says, until nobody wants to hear more."""
+    command, environment = ["timeout", f"{START_S}", *COMPOSE, *arguments], {**os.environ, **SECRETS}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        try:
+            yield from process.stdout
+        finally:
+            process.terminate()
 
 
 @pytest.mark.usefixtures("swarm")
@@ -62,13 +79,11 @@ def test_the_broker_lets_in_nobody_without_the_password() -> None:
 
 @pytest.mark.usefixtures("swarm")
 def test_nodes_have_the_cpus_that_the_file_gives_them() -> None:
-    nano = {name: docker("inspect", "--format", "{{.HostConfig.NanoCpus}}", container(name)) for name in NODES}
-    limits = {name: int(cpus) / 1e9 for name, cpus in nano.items()}
+    found = docker("ps", "--quiet", "--filter", "label=com.docker.compose.project=p2ptrain-test").split()
+    service_and_cpus = '{{index .Config.Labels "com.docker.compose.service"}} {{.HostConfig.NanoCpus}}'
+    told = (line.split() for line in docker("inspect", "--format", service_and_cpus, *found).splitlines())
+    limits = {service: int(nano) / 1e9 for service, nano in told if service != "broker"}
     assert limits == {"bootstrap": 1.0, "node-1": 0.6, "node-2": 0.4, "node-3": 0.3, "node-4": 0.2}
-
-
-def container(service: str) -> str:
-    return compose("ps", "--quiet", service).stdout.strip()
 
 
 def test_without_secrets_it_says_how_to_make_them() -> None:

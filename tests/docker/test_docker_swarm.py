@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import docker, until
+from conftest import docker, left_over, until
 
 from node.docker import DockerSwarm, cpu_limits
 from node.docker_engine import LABEL
@@ -56,25 +56,6 @@ def test_cpus_are_shared_out_by_speed_and_none_gets_more_than_it_can_use() -> No
     assert cpu_limits([1.0, 0.5, 0.5], threads=1, num_cpus=1) == [0.5, 0.25, 0.25]
 
 
-def left_over() -> str:
-    """Containers and networks of swarms."""
-    label = f"label={LABEL}"
-    return docker("ps", "--all", "--quiet", "--filter", label) + docker("network", "ls", "--quiet", "--filter", label)
-
-
-def test_the_quickstart_meets_its_expectations_in_containers(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    command = ["up", "topologies/quickstart.yaml", "--runtime", "docker", "--set", "run.seconds=30", "--out", str(out)]
-    done = subprocess.run(
-        [sys.executable, "-m", "node", *command], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    result = json.loads((out / "summary.json").read_text())
-    assert result["runtime"] == "docker"
-    assert all(node["exchanges"] > 5 for node in result["nodes"].values())
-    assert left_over() == ""
-
-
 async def test_a_killed_container_is_missed_and_comes_back(tmp_path: Path) -> None:
     async with DockerSwarm(topology(3), tmp_path) as swarm:
         *others, victim = swarm.files
@@ -93,18 +74,47 @@ async def test_a_killed_container_is_missed_and_comes_back(tmp_path: Path) -> No
     assert left_over() == ""
 
 
+SITES = [{"count": 2, "site": "eu"}, {"count": 2, "site": "us"}]
+
+
 async def test_a_partition_makes_two_swarms_and_healing_one_again(tmp_path: Path) -> None:
-    async with DockerSwarm(topology(4), tmp_path) as swarm:
+    async with DockerSwarm(topology(4, nodes=SITES), tmp_path) as swarm:
         names = list(swarm.files)
         here, there = names[:2], names[2:]
         across = [pair for a in here for b in there for pair in ((a, b), (b, a))]
         await swarm.wait(whole(names), START_S)
+        eu, us, between = [f"{swarm.container('')}{suffix}" for suffix in ("eu", "us", "between-sites")]
+        assert [networks(swarm.container(name)) for name in names] == [{eu, between}] * 2 + [{us, between}] * 2
+        assert {reach(swarm, "node-0", name) for name in names[1:]} == {"reached"}
         await swarm.shape(dict.fromkeys(across, Link(down=True)))
+        assert [reach(swarm, "node-0", name) for name in names[1:]] == ["reached", "silence", "silence"]
         await swarm.wait(lambda state: whole(here)(state) and whole(there)(state), 30)
         await swarm.wait(swapping(swarm.state, names), 60)
         await swarm.shape(dict.fromkeys(across, Link()))
         await swarm.wait(whole(names), 60)
         await swarm.wait(swapping(swarm.state, names), 60)
+    assert left_over() == ""
+
+
+def networks(container: str) -> set[str]:
+    template = "{{range $name, $network := .NetworkSettings.Networks}}{{$name}} {{end}}"
+    return set(docker("inspect", "--format", template, container).split())
+
+
+def reach(swarm: DockerSwarm, one: str, other: str) -> str:
+    """What one gets to hear when it connects to the other."""
+    return docker("exec", swarm.container(one), "python", "-c", CONNECT, *swarm.files[other].node.announce)
+
+
+CONNECT = """
+import socket, sys
+host, port = sys.argv[1].split(":")
+try:
+    socket.create_connection((host, int(port)), timeout=2).close()
+    print("reached")
+except TimeoutError:
+    print("silence")
+"""
 
 
 async def test_links_are_as_slow_as_the_file_says_until_they_change(tmp_path: Path) -> None:
@@ -151,9 +161,13 @@ async def test_a_paused_container_stands_still(tmp_path: Path) -> None:
         going, paused = swarm.files
         await swarm.wait(whole(swarm.files), START_S)
         await swarm.pause(paused)
+        assert docker("inspect", "--format", "{{.State.Paused}}", swarm.container(paused)) == "true"
         await swarm.wait(whole([going]), 20)
+        await swarm.shape({(going, paused): Link(down=True)})
         await swarm.resume(paused)
-        await swarm.wait(whole(swarm.files), 30)
+        assert reach(swarm, going, paused) == "silence"
+        await swarm.shape({(going, paused): Link()})
+        await swarm.wait(whole(swarm.files), 60)
         await swarm.pause(paused)
         await swarm.stop(paused)
         assert swarm.state.nodes[paused].phase == "stopped"
@@ -168,6 +182,7 @@ async def test_a_node_is_told_to_tear_its_checkpoint_and_to_set_its_clock_wrong(
     async with DockerSwarm(topology(2), tmp_path) as swarm:
         victim = "node-1"
         await swarm.wait(whole(swarm.files), START_S)
+        await swarm.wait(swapping(swarm.state, [victim]), 60)  # so that there is something to write
         await swarm.tear(victim)
         assert swarm.state.nodes[victim].exit_code == -9
         assert not any("torn" in note.message for note in swarm.state.notes)

@@ -6,15 +6,23 @@ from collections.abc import Iterator
 import pytest
 from conftest import docker, until
 
+SITE = "/opt/p2ptrain/lib/python3.11/site-packages"
+
 
 def test_nobody_is_root_in_the_image() -> None:
     assert docker("run", "--rm", "--entrypoint", "id", "p2ptrain", "--user") == "10001"
 
 
+def test_the_image_is_not_much_more_than_its_torch(figures: list[str]) -> None:
+    size = int(docker("image", "inspect", "--format", "{{.Size}}", "p2ptrain"))
+    figures.append(f"the image p2ptrain has {size / 1e6:.0f} MB")
+    torch = docker("run", "--rm", "--entrypoint", "du", "p2ptrain", "--summarize", "--bytes", f"{SITE}/torch")
+    assert size - int(torch.split()[0]) < 900e6
+
+
 def test_what_the_image_is_built_with_stays_behind() -> None:
     left = "ls -d /wheels /source $PWD/pip $PWD/torch/include; find . -type d -name tests"
-    site = "/opt/p2ptrain/lib/python3.11/site-packages"
-    assert docker("run", "--rm", "--workdir", site, "--entrypoint", "sh", "p2ptrain", "-c", f"{left} 2>/dev/null") == ""
+    assert docker("run", "--rm", "--workdir", SITE, "--entrypoint", "sh", "p2ptrain", "-c", f"{left} 2>/dev/null") == ""
 
 
 @pytest.fixture

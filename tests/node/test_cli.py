@@ -183,7 +183,10 @@ def test_shipped_topologies_say_what_they_show_and_what_must_hold(path: Path) ->
     assert topology.expect["alive"].bound == topology.num_nodes - len(killed - started)
 
 
-@pytest.mark.parametrize("kind", ["codecs", "aggregators", "strategies", "tasks", "graphs", "devices"])
+KINDS = ["codecs", "aggregators", "rules", "attacks", "strategies", "tasks", "graphs", "devices"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_list(kind: str) -> None:
     entries = json.loads(p2ptrain("list", kind, "--json").stdout)
     shown = p2ptrain("list", kind).stdout
@@ -193,6 +196,12 @@ def test_list(kind: str) -> None:
         assert re.search(rf"^{re.escape(entry['name'])} ", shown, re.MULTILINE)
     if kind == "codecs":
         assert {entry["name"]: entry["options"] for entry in entries}["int8"]["block"] == 256
+    if kind == "rules":
+        facts = {entry["name"]: entry["facts"] for entry in entries}
+        assert facts["krum"] == {"breakdown": "2f + 2 < n", "cost": "O(n^2 d)", "synchronous rounds": True}
+        assert "breakdown: 2f + 2 < n; cost: O(n^2 d); synchronous rounds: true" in shown
+    if kind == "attacks":
+        assert {entry["name"]: entry["facts"]["kind"] for entry in entries}["label-flip"] == "data"
 
 
 def test_list_of_something_else() -> None:

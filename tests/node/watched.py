@@ -21,9 +21,16 @@ START_S = 180.0
 E = TypeVar("E", bound=Event)
 
 
-def topology(count: int, *, links: dict[str, Any] | None = None, faults: Any = (), **run: Any) -> Topology:
+def topology(
+    count: int,
+    *,
+    links: dict[str, Any] | None = None,
+    faults: Any = (),
+    heartbeat: float = HEARTBEAT_S,
+    **run: Any,
+) -> Topology:
     run = {"task": "digits", "seconds": 3600, "evaluate_every": 1, **run}
-    node = {"heartbeat": HEARTBEAT_S, "checkpoint_every": 2, "threads": 1}
+    node = {"heartbeat": heartbeat, "checkpoint_every": 2, "threads": 1}
     body = {"name": "test", "run": run, "nodes": [{"count": count}], "node": node, "faults": faults}
     return Topology.model_validate(body | ({"links": links} if links else {}))
 

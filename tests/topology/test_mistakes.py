@@ -114,7 +114,7 @@ def test_a_fault_that_cannot_be(tmp_path: Path, fault: str, expected: str) -> No
         (
             "accuracy:",
             "speed:",
-            "11: expect.speed: Input should be 'accuracy', 'loss', 'consensus', 'alive' or 'views'",
+            "11: expect.speed: Input should be 'accuracy', 'loss', 'gap', 'consensus', 'alive' or 'views'",
         ),
         ('">= 0.9"', "high", "11: expect.accuracy: write a comparison such as \">= 0.93\", not 'high'"),
         ("name: mine", "name: mine\nname: yours", "2: name: is given twice"),

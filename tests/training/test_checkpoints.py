@@ -60,6 +60,7 @@ FINGERPRINT = trainer().replica.fingerprint
         {"optimizer": "ASGD", "lr": 0.01},
         {"network": "cnn"},
         {"precision": "fp16"},
+        {"estimator": {"name": "clip", "tau": 0.1}},
     ],
     ids=str,
 )

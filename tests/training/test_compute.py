@@ -59,6 +59,47 @@ def test_only_training_is_slowed_down_and_the_thread_stays_free(monkeypatch: pyt
     worker.close()
 
 
+@pytest.mark.parametrize(
+    ("speed", "step_s", "held_s"), [(1.0, 5.0, 5.0), (0.5, 5.0, 5.0), (0.25, 5.0, 6.0), (1.0, 0.0, None)]
+)
+def test_a_step_takes_as_long_as_it_is_told_to_at_least(
+    speed: float, step_s: float, held_s: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[float] = []
+
+    async def hold(seconds: float) -> None:
+        held.append(seconds)
+
+    monkeypatch.setattr(compute.asyncio, "sleep", hold)
+    monkeypatch.setattr(compute, "_timed", lambda work: (2.0, work()))  # though to the clock it takes none
+    worker = ThreadCompute(speed, step_s=step_s)
+    assert asyncio.run(worker.train(lambda: 2)) == 2
+    held.clear()  # the first one may come at once
+    assert asyncio.run(worker.train(lambda: 2)) == 2
+    assert held == ([] if held_s is None else [pytest.approx(held_s, abs=0.2)])
+    worker.close()
+
+
+async def _three_steps(worker: ThreadCompute, pause_s: float) -> float:
+    """Seconds from the end of the first to the end of the third, with a pause after the second."""
+    await worker.train(lambda: None)
+    begun = asyncio.get_running_loop().time()
+    await worker.train(lambda: None)
+    await asyncio.sleep(pause_s)
+    await worker.train(lambda: None)
+    return asyncio.get_running_loop().time() - begun
+
+
+@pytest.mark.parametrize(("pause_s", "least_s"), [(0.0, 1.0), (0.3, 1.0), (0.8, 1.3)])
+def test_a_pause_between_steps_is_made_up_for_as_far_as_one_step(pause_s: float, least_s: float) -> None:
+    worker = ThreadCompute(step_s=0.5)
+    seconds = asyncio.run(_three_steps(worker, pause_s))
+    worker.close()
+    assert seconds >= least_s - 0.05
+    if pause_s == 0.3:
+        assert seconds < 1.3, "the pause was not made up for"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities of threads")
 def test_all_but_training_gives_way() -> None:
     worker, priorities = ThreadCompute(), list[int]()

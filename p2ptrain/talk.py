@@ -1,0 +1,207 @@
+"""How two peers talk while they exchange vectors: one message at a time, within deadlines, counted and checked."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from p2ptrain import chaos, frames
+from p2ptrain.codecs import Codec, Packet
+from p2ptrain.errors import PeerBusy, PeerError
+from p2ptrain.pace import Pace
+from p2ptrain.ports import Bytes, PeerId, Stream
+from p2ptrain.telemetry.events import Event, Exchanged, Failed, Rejected
+from p2ptrain.training.replica import Replica
+from p2ptrain.wire.exchange_pb2 import Open, Refuse, SwapMessage
+
+CHUNK_BYTES = 2 << 20
+"""About so long is a frame: shorter ones cost more time each, longer ones more memory in transit."""
+MAX_CHUNK_SIZE = 1 << 21
+"""Elements per chunk at most, however few bytes they make."""
+MAX_CHUNKS = 1 << 16
+GRACE_S, MIN_BYTES_PER_S = 30.0, 1 << 14
+"""A peer that trickles just fast enough for each message must not keep anything for ever."""
+STREAM_TIMEOUT_S = 24 * 3600.0
+"""For gRPC, which wants one; the deadlines that matter are `Pace`'s and the one above."""
+
+_REFUSALS = frozenset({"busy", "not-ready", "wrong-run", "wrong-model", "wrong-codec"})
+_LIES = frozenset(
+    {"malformed", "oversized", "replayed", "not-finite", "too-far", "wrong-run", "wrong-model", "wrong-codec"}
+)
+
+
+@dataclass
+class Tally:
+    """What one exchange moved, and how far it came."""
+
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    squared_distance: float = 0.0
+    squared_norm: float = 0.0
+    applied: bool = False
+    """It counts, whatever happens to the stream from now on."""
+    refused: bool = False
+    """It never began: the caller was told why, and may hang up before the stream has ended."""
+    in_doubt: bool = False
+    """It may count: the caller did not say."""
+
+    @property
+    def distance(self) -> float:
+        return self.squared_distance / self.squared_norm if self.squared_norm else 0.0
+
+    def outcome(self, peer: PeerId, seconds: float, initiated: bool) -> Exchanged:
+        return Exchanged(peer, self.bytes_sent, self.bytes_received, seconds, self.distance, initiated)
+
+
+@dataclass
+class Talk:
+    """One node's side of the talking, whomever with."""
+
+    run: str
+    replica: Replica
+    codec: Codec
+    pace: Pace
+    emit: Callable[[Event], None]
+    step: Callable[[], int]
+    ready: Callable[[], bool]
+    """False until the replica holds weights worth mixing."""
+
+    def open(self, exchange: bytes, seed: int, chunk_size: int | None = None) -> Open:
+        return Open(
+            exchange=exchange,
+            run=self.run,
+            model=self.replica.fingerprint,
+            size=self.replica.size,
+            chunk_size=chunk_size or chunk_size_of(self.codec),
+            codec=self.codec.model_dump_json(),
+            step=self.step(),
+            seed=seed,
+        )
+
+    def check(self, theirs: Open, chunk_size: int) -> None:
+        """Refuse an exchange that cannot make sense, with the reason that the other side is told."""
+        if not self.ready():
+            raise PeerError("not-ready", "no weights yet")
+        if theirs.run != self.run:
+            raise PeerError("wrong-run", f"{theirs.run[:63]!r}, here {self.run!r}")
+        if theirs.model != self.replica.fingerprint or theirs.size != self.replica.size:
+            raise PeerError("wrong-model", f"{theirs.size} elements, here {self.replica.size} of another layout")
+        if theirs.codec != self.codec.model_dump_json():
+            raise PeerError("wrong-codec", f"{theirs.codec[:200]}, here {self.codec.model_dump_json()}")
+        if len(theirs.exchange) != 16 or theirs.chunk_size != chunk_size or theirs.seed >= 1 << 63:
+            raise PeerError("malformed", "bad Open")
+        fits = 1 <= chunk_size <= MAX_CHUNK_SIZE and chunk_size % self.codec.granularity == 0
+        fits = fits and self.codec.max_nbytes(chunk_size) <= frames.MAX_PAYLOAD_BYTES
+        if not fits or self.replica.size > chunk_size * MAX_CHUNKS:
+            raise PeerError("malformed", f"chunks of {chunk_size} elements")
+
+    async def send(self, stream: Stream, message: SwapMessage | Bytes, tally: Tally) -> None:
+        encoded = message.SerializeToString() if isinstance(message, SwapMessage) else message
+        await chaos.point("send")
+        with deadline_is_peer_error():
+            async with asyncio.timeout(self.pace.patience(stream.peer, len(encoded))):
+                await stream.send(encoded)
+        tally.bytes_sent += len(encoded)
+
+    async def expect(self, stream: Stream, body: str, tally: Tally) -> SwapMessage:
+        """The next message, which must be of this kind."""
+        message = frames.decode(await self._receive(stream, tally))
+        kind = "chunk" if isinstance(message, frames.ChunkFrame) else message.WhichOneof("body")
+        if isinstance(message, SwapMessage) and kind == "refuse":
+            if message.refuse.reason == "busy":
+                raise PeerBusy
+            reason = message.refuse.reason if message.refuse.reason in _REFUSALS else "refused"
+            raise PeerError(reason, f"the peer says: {message.refuse.detail[:200]}")
+        if isinstance(message, frames.ChunkFrame) or kind != body:
+            raise PeerError("malformed", f"{kind} where {body} was due")
+        return message
+
+    async def receive_chunk(self, stream: Stream, index: int, size: int, tally: Tally) -> Packet:
+        frame = frames.decode(await self._receive(stream, tally, self.codec.max_nbytes(size)))
+        if not isinstance(frame, frames.ChunkFrame):
+            raise PeerError("malformed", f"{frame.WhichOneof('body')} where chunk {index} was due")
+        if frame.index != index:
+            raise PeerError("malformed", f"chunk {frame.index} where {index} was due")
+        if len(frame.payload) > self.codec.max_nbytes(size):
+            raise PeerError("oversized", f"{len(frame.payload)} bytes for {size} elements")
+        return Packet(frame.payload, size)
+
+    async def refuse(self, stream: Stream, why: PeerError, tally: Tally) -> None:
+        """Tell the caller why, if that is something it should know."""
+        if why.reason in _REFUSALS:
+            tally.refused = True
+            with suppress(PeerError):  # the peer need not be told
+                message = SwapMessage(refuse=Refuse(reason=why.reason, detail=why.detail))
+                await self.send(stream, message, tally)
+
+    @asynccontextmanager
+    async def transfer(self) -> AsyncIterator[None]:
+        """A whole vector each way has its deadline, however the peer spreads its messages."""
+        with deadline_is_peer_error():
+            async with asyncio.timeout(GRACE_S + self.codec.max_nbytes(self.replica.size) / MIN_BYTES_PER_S):
+                yield
+
+    @asynccontextmanager
+    async def account(self, peer: PeerId, initiated: bool) -> AsyncIterator[Tally]:
+        """Emit what became of an exchange."""
+        loop = asyncio.get_running_loop()
+        started, tally = loop.time(), Tally()
+        try:
+            yield tally
+        except PeerBusy:
+            raise
+        except PeerError as error:
+            self.emit(Failed(peer, error.reason, initiated))
+            if error.reason in _LIES:
+                self.emit(Rejected(peer, error.reason, error.detail))
+            raise
+        except asyncio.CancelledError:  # the other side hung up: at once after the last message, or in the middle
+            if not tally.applied and not tally.refused:
+                self.emit(Failed(peer, "in-doubt" if tally.in_doubt else "closed", initiated))
+            raise
+        finally:
+            if tally.applied:
+                self.emit(tally.outcome(peer, loop.time() - started, initiated))
+
+    async def _receive(self, stream: Stream, tally: Tally, nbytes: int = 0) -> Bytes:
+        """The next message, which may have `nbytes`."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        with deadline_is_peer_error():
+            async with asyncio.timeout(self.pace.patience(stream.peer, nbytes)):
+                message = await stream.receive()
+        await chaos.point("received")
+        self.pace.observe(stream.peer, loop.time() - started)
+        tally.bytes_received += len(message)
+        return message
+
+
+def chunk_size_of(codec: Codec) -> int:
+    """Elements per chunk that make about `CHUNK_BYTES`: what initiators choose."""
+    size = MAX_CHUNK_SIZE
+    while codec.max_nbytes(size) > CHUNK_BYTES * 9 // 8 and size > codec.granularity:
+        size //= 2
+    return max(size // codec.granularity, 1) * codec.granularity
+
+
+def chunks(size: int, chunk_size: int) -> Iterator[slice]:
+    return (slice(start, min(start + chunk_size, size)) for start in range(0, size, chunk_size))
+
+
+async def both(one: Coroutine[Any, Any, None], other: Coroutine[Any, Any, None]) -> None:
+    """Run two coroutines at once; the first failure ends both and is raised as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(one)
+            group.create_task(other)
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+
+
+@contextmanager
+def deadline_is_peer_error() -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError:
+        raise PeerError("deadline", "the peer is silent") from None
