@@ -196,12 +196,19 @@ def run_rounds(method: Rounds, problem: Problem, graph: Graph, lr: float, seed: 
 
 
 def best_run(method: Rounds, problem: Problem, graph: Graph, seed: int) -> Run:
-    """With the learning rate that is first at the first target, or else ends nearest."""
+    """With the learning rate that is first at the first target, or else ends nearest; smaller ones are only tried until
+    one is worse."""
 
     def order(run: Run) -> tuple[float, float]:
         return to_target(run, TARGETS[0], "time") or math.inf, run[-1].gap
 
-    return min((run_rounds(method, problem, graph, step / problem.smoothness, seed) for step in STEPS), key=order)
+    best = run_rounds(method, problem, graph, STEPS[0] / problem.smoothness, seed)
+    for step in STEPS[1:]:
+        run = run_rounds(method, problem, graph, step / problem.smoothness, seed)
+        if order(run) > order(best) and order(best)[0] < math.inf:
+            break
+        best = min(best, run, key=order)
+    return best
 
 
 def to_target(run: Run, target: float, what: str) -> float | None:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from quadratics import quadratics
 from scipy.linalg import expm
@@ -30,6 +30,7 @@ def any_state(seed: int, d: int = 4) -> acid.State:
 
 
 @given(eta=etas, dt=times)
+@settings(deadline=None, derandomize=True)
 def test_the_flow_is_the_exponential_of_its_matrix(eta: float, dt: float) -> None:
     matrix = expm(dt * eta * np.array([[-1.0, 1.0], [1.0, -1.0]]))
     constants = acid.Constants(eta, 0.5, 1.0)
@@ -38,6 +39,7 @@ def test_the_flow_is_the_exponential_of_its_matrix(eta: float, dt: float) -> Non
 
 
 @given(eta=etas, first=times, then=times, seed=st.integers(0, 99))
+@settings(deadline=None, derandomize=True)
 def test_to_flow_twice_is_to_flow_once_for_as_long(eta: float, first: float, then: float, seed: int) -> None:
     constants, state = acid.Constants(eta, 0.5, 1.0), any_state(seed)
     twice = acid.flow(acid.flow(state, first, constants), then, constants)
@@ -47,6 +49,7 @@ def test_to_flow_twice_is_to_flow_once_for_as_long(eta: float, first: float, the
 
 
 @given(seed=st.integers(0, 99), ratio=st.floats(1, 100))
+@settings(deadline=None, derandomize=True)
 def test_what_one_end_of_an_exchange_gains_the_other_loses(seed: int, ratio: float) -> None:
     constants = acid.constants(ratio, 1.0)
     one, other = any_state(seed), any_state(seed + 1)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from quadratics import quadratics
 from scipy.integrate import solve_ivp
@@ -63,6 +63,7 @@ def test_the_constants_are_those_of_the_table() -> None:
 
 
 @given(constants=any_constants(), dt=st.floats(0, 200))
+@settings(deadline=None, derandomize=True)
 def test_the_flow_is_the_exponential_of_its_matrix(constants: dadao.Constants, dt: float) -> None:
     matrix = rate_of_change(torch.eye(6, dtype=torch.float64), constants).numpy()
     expected = expm(dt * matrix)
@@ -81,6 +82,7 @@ def test_the_flow_solves_its_equations(dt: float) -> None:
 
 
 @given(constants=any_constants(), first=times, then=times, seed=seeds)
+@settings(deadline=None, derandomize=True)
 def test_to_flow_twice_is_to_flow_once_for_as_long(
     constants: dadao.Constants, first: float, then: float, seed: int
 ) -> None:
@@ -92,12 +94,14 @@ def test_to_flow_twice_is_to_flow_once_for_as_long(
 
 
 @given(constants=any_constants(), seed=seeds)
+@settings(deadline=None, derandomize=True)
 def test_no_time_changes_nothing(constants: dadao.Constants, seed: int) -> None:
     state = any_state(seed)
     assert torch.equal(torch.stack(dadao.flow(state, 0.0, constants)), torch.stack(state))
 
 
 @given(dt=times, seed=seeds)
+@settings(deadline=None, derandomize=True)
 def test_single_precision_only_rounds(dt: float, seed: int) -> None:
     constants = dadao.constants(8, 1, 2, 0.2)
     single = dadao.flow(any_state(seed, torch.float32), dt, constants)
@@ -108,6 +112,7 @@ def test_single_precision_only_rounds(dt: float, seed: int) -> None:
 
 
 @given(constants=any_constants(), seed=seeds)
+@settings(deadline=None, derandomize=True)
 def test_what_one_end_of_an_exchange_gains_the_other_loses(constants: dadao.Constants, seed: int) -> None:
     before = any_state(seed), any_state(seed + 1)
     after = dadao.exchange_event(*before, constants)
@@ -122,6 +127,7 @@ def test_what_one_end_of_an_exchange_gains_the_other_loses(constants: dadao.Cons
 
 
 @given(seed=seeds)
+@settings(deadline=None, derandomize=True)
 def test_an_exchange_has_no_direction_and_leaves_those_who_agree(seed: int) -> None:
     constants = dadao.constants(8, 1, 2, 0.2)
     one, other = any_state(seed), any_state(seed + 1)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from quadratics import Quadratics, quadratics, starts
 from torch import Tensor
@@ -173,6 +173,7 @@ def test_without_compression_cdproxsgt_is_its_parent() -> None:
 
 
 @given(vector=st.lists(st.floats(-5, 5), min_size=1, max_size=5), by=st.floats(0, 3), other=st.floats(-5, 5))
+@settings(deadline=None, derandomize=True)
 def test_the_threshold_is_the_least_of_penalty_and_distance(vector: list[float], by: float, other: float) -> None:
     x = torch.tensor(vector, dtype=torch.float64)
 

@@ -4,7 +4,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression, Ridge
 
@@ -27,6 +27,7 @@ def differences(function: Any, w: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(seed=st.integers(0, 50), weight=st.floats(0.5, 2))
+@settings(deadline=None, derandomize=True)
 def test_derivatives_are_those_of_the_value(kind: Kind, seed: int, weight: float) -> None:
     objective, w = an_objective(kind, seed, weight=weight), np.random.default_rng(seed).normal(size=4)
     assert objective.gradient(w) == pytest.approx(differences(objective.value, w), rel=1e-4, abs=1e-5)
@@ -35,6 +36,7 @@ def test_derivatives_are_those_of_the_value(kind: Kind, seed: int, weight: float
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(seed=st.integers(0, 50), scale=st.floats(0, 100))
+@settings(deadline=None, derandomize=True)
 def test_no_hessian_is_outside_the_bounds(kind: Kind, seed: int, scale: float) -> None:
     objective = an_objective(kind, seed)
     spectrum = np.linalg.eigvalsh(objective.hessian(scale * np.random.default_rng(seed).normal(size=4)))
