@@ -43,7 +43,7 @@ check: install-dev
 	$(BIN)/lint-imports
 
 # Swarms of real daemons have both cores to themselves; the rest runs two at a time.
-SWARMS := $(wildcard tests/node/test_swarm*.py) tests/node/test_agree.py
+SWARMS := $(wildcard tests/node/test_swarm*.py) tests/node/test_agree.py tests/network
 
 tests: install-dev
 	$(BIN)/python -m pytest -q -n 2 $(addprefix --ignore=,$(SWARMS))

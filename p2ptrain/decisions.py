@@ -29,6 +29,7 @@ RESOLVE = "/p2ptrain.v1.Exchange/Resolve"
 
 JOURNAL_SIZE = 4096
 MAX_DOUBTS = 2
+"""Each holds a correction as long as the model, for up to `GONE_S`."""
 GONE_S = 60.0
 """A doubt that the initiator has not settled by then is dropped: it is gone, or does not want to say."""
 
@@ -55,8 +56,9 @@ class Decisions:
     """Of the swaps that this node initiated: whether they count."""
     _answered: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
     """Of the swaps that others initiated: none is answered twice."""
-    _doubts: asyncio.Queue[Doubt] = field(default_factory=lambda: asyncio.Queue(MAX_DOUBTS - 1))
-    """Those that wait while another one is being settled."""
+    _doubts: asyncio.Queue[Doubt] = field(default_factory=asyncio.Queue)
+    """On their way to being settled; no more than `_num_open`."""
+    _num_open: int = 0
 
     def __post_init__(self) -> None:
         self.transport.serve(RESOLVE, self._resolve)
@@ -64,7 +66,7 @@ class Decisions:
     @property
     def is_full(self) -> bool:
         """No further swap may end in doubt now."""
-        return self._doubts.full()
+        return self._num_open >= MAX_DOUBTS
 
     def commit(self, exchange: bytes) -> None:
         """The swap counts, unless the responder has asked meanwhile and was told that it does not: `PeerError`."""
@@ -83,16 +85,24 @@ class Decisions:
 
     def set_aside(self, doubt: Doubt) -> None:
         """Only in a swap that began when this was not full."""
+        self._num_open += 1
         self._doubts.put_nowait(doubt)
 
     async def settle_doubts(self) -> None:
-        """Runs beside the node: asks the initiators of swaps in doubt what became of them."""
-        while True:
-            doubt = await self._doubts.get()
+        """Runs beside the node: asks the initiators of swaps in doubt what became of them.
+
+        All at once: one that is dead keeps no other from being asked."""
+
+        async def settle(doubt: Doubt) -> None:
             try:
                 await self._settle(doubt)
             finally:
+                self._num_open -= 1
                 self._doubts.task_done()
+
+        async with asyncio.TaskGroup() as group:
+            while True:
+                group.create_task(settle(await self._doubts.get()))
 
     async def settled(self) -> None:
         """Returns once no swap is in doubt."""

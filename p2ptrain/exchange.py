@@ -104,6 +104,8 @@ class Exchanger:
             try:
                 self.talk.check(theirs, theirs.chunk_size)
                 self.decisions.check_new(theirs.exchange)
+                if self.decisions.is_full:
+                    raise PeerBusy
                 async with self._lease() as lease:
                     self.decisions.answer(theirs.exchange)
                     await self._answer(stream, lease, theirs, tally)
@@ -193,8 +195,6 @@ class Exchanger:
     @asynccontextmanager
     async def _lease(self) -> AsyncIterator[Lease]:
         """A hold on the replica that ends with the block, whether committed or not."""
-        if self.decisions.is_full:
-            raise PeerBusy
         lease = self.replica.lease()
         try:
             yield lease
