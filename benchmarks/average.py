@@ -101,6 +101,7 @@ def ours(place: Place) -> Iterator[dict[str, Case]]:
     """Whole exchangers over the real transport with TLS."""
     from benchmarks.pair import Side
     from p2ptrain.errors import PeerBusy
+    from p2ptrain.network.loop import new_event_loop
     from p2ptrain.ports import Contact, PeerId
 
     async def make(codec: str, home: Path) -> tuple[Side, tuple[str, str, bytes]]:
@@ -126,7 +127,7 @@ def ours(place: Place) -> Iterator[dict[str, Case]]:
                 side.swapped.clear()
                 side.replica.settle()
 
-    with asyncio.Runner() as runner, TemporaryDirectory() as folder:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner, TemporaryDirectory() as folder:
 
         def case(side: Side, peers: list[PeerId], stages: int) -> Case:
             return Case(

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 from benchmarks import common
+from p2ptrain.network.loop import new_event_loop
 
 Case = Callable[[], Awaitable[None]]
 
@@ -244,7 +245,8 @@ async def _side(pipe: Connection, first: bool, size: int, repeats: int, names: l
 
 def _other_side(pipe: Connection, size: int, repeats: int, names: list[str]) -> None:
     torch.set_num_threads(1)
-    asyncio.run(_side(pipe, False, size, repeats, names))
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(_side(pipe, False, size, repeats, names))
 
 
 async def _hear(pipe: Connection) -> Any:
@@ -274,7 +276,8 @@ def main() -> None:
         target=_other_side, args=(there, size, args.repeats, args.cases), daemon=True
     )
     other.start()
-    result = asyncio.run(_side(here, True, size, args.repeats, args.cases))
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        result = runner.run(_side(here, True, size, args.repeats, args.cases))
     other.join()
     base = result["seconds"]["raw TCP"]
     rows = []

@@ -37,6 +37,7 @@ from torch import Tensor, nn
 from benchmarks import common
 from benchmarks.pair import Side
 from p2ptrain.errors import PeerError
+from p2ptrain.network.loop import new_event_loop
 from p2ptrain.telemetry.events import Event, Exchanged
 from p2ptrain.training.compute import ThreadCompute, give_way
 from p2ptrain.training.tasks import Batch, Task
@@ -252,7 +253,8 @@ def _peer(pipe: Connection, home: Path) -> None:
         connection.shutdown(socket.SHUT_RDWR)
         await side.close()
 
-    asyncio.run(serve())
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(serve())
 
 
 async def _measure(pipe: Connection, home: Path, repeats: int, block: int) -> dict[str, list[Block]]:
@@ -298,7 +300,8 @@ def main() -> None:
         spawn = multiprocessing.get_context("spawn")
         other = spawn.Process(target=_peer, args=(there, homes[1]), daemon=True)
         other.start()
-        blocks = asyncio.run(_measure(here, homes[0], args.repeats, args.block))
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            blocks = runner.run(_measure(here, homes[0], args.repeats, args.block))
         other.join(10)
     steps = {name: [statistics.median(one.step_s) for one in series] for name, series in blocks.items()}
     slowdown = _slowdowns(steps)

@@ -18,6 +18,7 @@ from p2ptrain.config import NodeConfig, NodeFile, load
 from p2ptrain.errors import ConfigError, PeerError
 from p2ptrain.network.identity import Identity
 from p2ptrain.network.invites import ADDRESSES_MAX, Invite
+from p2ptrain.network.loop import new_event_loop
 from p2ptrain.network.tls import Credentials
 from p2ptrain.network.transport import GrpcTransport
 from p2ptrain.registry import explain
@@ -117,7 +118,8 @@ def invite(path: Path, addresses: list[str]) -> str:
 
 def run(file: NodeFile, epoch_unix_s: float | None, as_json: bool, orders: Orders | None = None) -> int:
     """Until the daemon is done; its exit code."""
-    return asyncio.run(_run(file, epoch_unix_s or time.time(), as_json, orders))
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(_run(file, epoch_unix_s or time.time(), as_json, orders))
 
 
 async def _run(file: NodeFile, epoch_unix_s: float, as_json: bool, orders: Orders | None) -> int:
