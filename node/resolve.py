@@ -12,7 +12,6 @@ import yaml
 
 from p2ptrain.config import NodeFile
 from p2ptrain.errors import ConfigError, Misplaced
-from p2ptrain.telemetry.mqtt_broker import without_password
 from p2ptrain.topology import Topology
 from p2ptrain.training import devices, splits
 from p2ptrain.training.trainer import make_optimizer
@@ -123,6 +122,8 @@ def dump(model: Topology | NodeFile) -> str:
         body["expect"] = {what: str(want) for what, want in model.expect.items()}
         body["node"].pop("key", None)
         if body["node"].get("mqtt"):
+            from p2ptrain.telemetry.mqtt_broker import without_password  # brings aiomqtt, which most nodes do without
+
             body["node"]["mqtt"] = without_password(body["node"]["mqtt"])
     return yaml.safe_dump(body, sort_keys=False, allow_unicode=True)
 

@@ -32,9 +32,10 @@ class ChunkFrame:
 
 def encode_chunk(index: int, payload: Bytes) -> bytes:
     """`SwapMessage(chunk=Chunk(index, payload, padding))`, serialised."""
-    # Twice as many as there are remainders: the frame's own length may take one byte more from some padding on.
-    headers = (_chunk_header(index, len(payload), padding) for padding in range(2 * _ALIGNMENT))
-    header = next(header for header in headers if len(header) % _ALIGNMENT == 0)
+    header, padding = _chunk_header(index, len(payload), 0), 0
+    while len(header) % _ALIGNMENT:  # twice where the padding makes the frame's own length take one byte more
+        padding += -len(header) % _ALIGNMENT
+        header = _chunk_header(index, len(payload), padding)
     return b"".join((header, payload))
 
 
