@@ -41,13 +41,16 @@ class Flag(Aggregator):
     """`zero` is for gradients and other updates; `own` aggregates the differences from own, as models want."""
 
     def weights(self, rows: Rows) -> Array:
-        points = _embed(rows.products() if self.origin == "zero" else rows.gram)
-        lengths = np.sqrt((points**2).sum(1))
-        directions = np.divide(points, lengths[:, None], out=np.zeros_like(points), where=lengths[:, None] > 0)
+        products = rows.products() if self.origin == "zero" else rows.gram
+        lengths = np.sqrt(np.maximum(products.diagonal(), 0))
+        # Directions first: beside one vector that is 1e9 times longer, nothing would be left of the others' geometry.
+        inverse = np.divide(1, lengths, out=np.zeros_like(lengths), where=lengths > 0)
+        directions = _embed(products * np.outer(inverse, inverse))
+        points = lengths[:, None] * directions
         pairs = _pair_directions(points) if self.lam else points[:0]
         basis = self._subspace(directions, pairs)
         target = np.median(lengths) / len(points) * basis @ (basis.T @ directions.sum(0))
-        weights = np.linalg.pinv(points.T, rcond=1e-9) @ target
+        weights = inverse * (np.linalg.pinv(directions.T, rcond=1e-9) @ target)
         if self.origin == "own":
             weights[0] = 1 - weights[1:].sum()
         return weights
