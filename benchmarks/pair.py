@@ -45,7 +45,7 @@ class Side:
         chosen.warm()
         self.exchanger = Exchanger(
             transport=self.transport,
-            replica=self.replica,
+            shared=self.replica,
             run="benchmark",
             codec=chosen,
             aggregator=aggregators.make("mean"),

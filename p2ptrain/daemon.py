@@ -100,7 +100,7 @@ class Daemon:
         liar = None if config.attack is None else Liar(config.attack, run.aggregator, self._numpy_rng(), self._spy)
         self.exchanger = Exchanger(
             transport=machine.transport,
-            replica=trainer.replica,
+            shared=run.strategy.shared(trainer.replica),
             run=file.name,
             codec=run.codec,
             aggregator=run.aggregator,
@@ -121,6 +121,7 @@ class Daemon:
             transport=machine.transport, membership=self.membership, compute=machine.compute, trainer=trainer,
             exchanger=self.exchanger, gatherer=self.gatherer, state_server=self.state_server, emit=self.emit,
         )  # fmt: skip
+        run.strategy.serve(self.node)
 
     def _numpy_rng(self) -> np.random.Generator:
         return seeds.numpy_random(self.run_config.seed, self.machine.peer, self.machine.life, "lies")

@@ -20,7 +20,7 @@ from p2ptrain.messages import parse
 from p2ptrain.pace import Pace
 from p2ptrain.ports import Bytes, PeerId, Transport
 from p2ptrain.telemetry.events import Event, Exchanged, Rejected
-from p2ptrain.training.replica import Replica
+from p2ptrain.training.replica import Shared
 from p2ptrain.wire.exchange_pb2 import ResolveReply, ResolveRequest
 
 V = TypeVar("V")
@@ -49,7 +49,7 @@ class Decisions:
     """One node's memory of what it decided and of what it waits to hear."""
 
     transport: Transport
-    replica: Replica
+    shared: Shared
     pace: Pace
     emit: Callable[[Event], None]
     _journal: OrderedDict[bytes, bool] = field(default_factory=OrderedDict)
@@ -57,8 +57,9 @@ class Decisions:
     _answered: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
     """Of the swaps that others initiated: none is answered twice."""
     _doubts: asyncio.Queue[Doubt] = field(default_factory=asyncio.Queue)
-    """On their way to being settled; no more than `_num_open`."""
-    _num_open: int = 0
+    """On their way to being settled; no more than in `_in_doubt`."""
+    _in_doubt: list[str] = field(default_factory=list)
+    """With whom: an entry for each doubt that is not settled."""
 
     def __post_init__(self) -> None:
         self.transport.serve(RESOLVE, self._resolve)
@@ -66,7 +67,11 @@ class Decisions:
     @property
     def is_full(self) -> bool:
         """No further swap may end in doubt now."""
-        return self._num_open >= MAX_DOUBTS
+        return len(self._in_doubt) >= MAX_DOUBTS
+
+    def is_in_doubt(self, peer: PeerId) -> bool:
+        """Whether a swap with this peer waits for its word."""
+        return peer in self._in_doubt
 
     def commit(self, exchange: bytes) -> None:
         """The swap counts, unless the responder has asked meanwhile and was told that it does not: `PeerError`."""
@@ -85,7 +90,7 @@ class Decisions:
 
     def set_aside(self, doubt: Doubt) -> None:
         """Only in a swap that began when this was not full."""
-        self._num_open += 1
+        self._in_doubt.append(doubt.outcome.peer)
         self._doubts.put_nowait(doubt)
 
     async def settle_doubts(self) -> None:
@@ -97,7 +102,7 @@ class Decisions:
             try:
                 await self._settle(doubt)
             finally:
-                self._num_open -= 1
+                self._in_doubt.remove(doubt.outcome.peer)
                 self._doubts.task_done()
 
         async with asyncio.TaskGroup() as group:
@@ -142,12 +147,12 @@ class Decisions:
         peer = PeerId(doubt.outcome.peer)
         while True:
             try:
-                lease = self.replica.lease()
+                lease = self.shared.lease(peer)
                 break
             except PeerBusy:
                 await asyncio.sleep(0.01)
-        add(lease.own, doubt.correction, out=lease.out)
-        self.replica.commit(lease)
+        add(lease.base, doubt.correction, out=lease.out)
+        self.shared.commit(lease, doubt.exchange)
         chaos.tell("applied", doubt.exchange, peer, lease)
         self.emit(doubt.outcome)
 

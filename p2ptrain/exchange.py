@@ -27,7 +27,7 @@ from p2ptrain.ports import PeerId, Stream, Transport
 from p2ptrain.seeds import derive
 from p2ptrain.talk import STREAM_TIMEOUT_S, Talk, Tally, both, chunks
 from p2ptrain.telemetry.events import Event
-from p2ptrain.training.replica import Lease, Replica
+from p2ptrain.training.replica import Lease, Shared
 from p2ptrain.wire.exchange_pb2 import Commit, Done, Open, Ready, SwapMessage
 
 SWAP = "/p2ptrain.v1.Exchange/Swap"
@@ -45,7 +45,8 @@ class Exchanger:
     """One node's side of all its swaps. At most one runs at a time: that is what bounds the memory."""
 
     transport: Transport
-    replica: Replica
+    shared: Shared
+    """What swaps mix."""
     run: str
     codec: Codec
     aggregator: Aggregator
@@ -61,9 +62,9 @@ class Exchanger:
 
     def __post_init__(self) -> None:
         self.transport.serve_stream(SWAP, self._respond)
-        self.decisions = Decisions(self.transport, self.replica, self.pace, self.emit)
+        self.decisions = Decisions(self.transport, self.shared, self.pace, self.emit)
         self.talk = Talk(
-            self.run, self.replica, self.codec, self.pace, self.emit, lambda: self.step(), lambda: self.ready()
+            self.run, self.shared, self.codec, self.pace, self.emit, lambda: self.step(), lambda: self.ready()
         )
 
     async def swap(self, peer: PeerId) -> None:
@@ -72,17 +73,18 @@ class Exchanger:
         exchange = self.rng.randbytes(16)
         async with (
             self.talk.account(peer, initiated=True) as tally,
-            self._lease() as lease,
+            self._lease(peer) as lease,
             self.transport.stream(peer, SWAP, STREAM_TIMEOUT_S) as stream,
         ):
-            mine = self.talk.open(exchange, seed=self.rng.getrandbits(63))
+            mine = self.talk.open(exchange, self.rng.getrandbits(63), account=self.shared.account(peer))
             await self.talk.send(stream, SwapMessage(open=mine), tally)
             theirs = await self.talk.expect(stream, "open", tally)
             self.talk.check(theirs.open, mine.chunk_size)
+            self.shared.agree(lease, theirs.open.account)
             await self._transfer(stream, lease, mine, tally, follow=False)
             await self.talk.expect(stream, "ready", tally)
             self.decisions.commit(exchange)
-            self.replica.commit(lease)
+            self.shared.commit(lease, exchange)
             chaos.tell("applied", exchange, peer, lease)
             tally.applied = True
             with suppress(PeerError):  # the swap counts; a responder that did not hear so will ask
@@ -106,7 +108,7 @@ class Exchanger:
                 self.decisions.check_new(theirs.exchange)
                 if self.decisions.is_full:
                     raise PeerBusy
-                async with self._lease() as lease:
+                async with self._lease(stream.peer) as lease:
                     self.decisions.answer(theirs.exchange)
                     await self._answer(stream, lease, theirs, tally)
             except PeerError as error:
@@ -116,7 +118,8 @@ class Exchanger:
     async def _answer(self, stream: Stream, lease: Lease, theirs: Open, tally: Tally) -> None:
         loop = asyncio.get_running_loop()
         started = loop.time()
-        mine = self.talk.open(theirs.exchange, theirs.seed, theirs.chunk_size)
+        mine = self.talk.open(theirs.exchange, theirs.seed, theirs.chunk_size, self.shared.account(stream.peer))
+        self.shared.agree(lease, theirs.account)
         await self.talk.send(stream, SwapMessage(open=mine), tally)
         await self._transfer(stream, lease, mine, tally, follow=True)
         try:
@@ -124,12 +127,12 @@ class Exchanger:
             await self.talk.expect(stream, "commit", tally)
         except BaseException as error:
             outcome = tally.outcome(stream.peer, loop.time() - started, initiated=False)
-            self.decisions.set_aside(Doubt(theirs.exchange, lease.out - lease.own, outcome))
+            self.decisions.set_aside(Doubt(theirs.exchange, lease.out - lease.base, outcome))
             tally.in_doubt = True
             if isinstance(error, PeerError):
                 raise PeerError("in-doubt", str(error)) from None
             raise
-        self.replica.commit(lease)
+        self.shared.commit(lease, theirs.exchange)
         chaos.tell("applied", theirs.exchange, stream.peer, lease)
         tally.applied = True
         with suppress(PeerError):  # applied on both sides; only the courtesy is lost
@@ -178,28 +181,30 @@ class Exchanger:
         memory = None
         if self.codec.uses_memory:
             if self._memory is None:
-                self._memory = self.replica.snapshot()
+                self._memory = self.shared.snapshot()
             memory = self._memory[where]
         return self.codec.encode(vector, seed=seed, memory=memory, like=like)
 
     def _mix(self, lease: Lease, where: slice, sent: Packet, received: Packet, whole: "_Whole | None") -> None:
-        own, out = lease.own[where], lease.out[where]
+        base, out = lease.base[where], lease.out[where]
         if isinstance(self.aggregator, Mean):
-            self.codec.mix(own, sent, received, 0.5, out)
+            self.codec.mix(base, sent, received, 0.5, out)
         elif whole is not None:
             whole.mine[where], whole.theirs[where] = self.codec.decode(sent), self.codec.decode(received)
         else:
             mine = self.codec.decode(sent)
-            torch.add(own, self.aggregator(mine, self.codec.decode(received)[None]) - mine, out=out)
+            torch.add(base, self.aggregator(mine, self.codec.decode(received)[None]) - mine, out=out)
 
     @asynccontextmanager
-    async def _lease(self) -> AsyncIterator[Lease]:
-        """A hold on the replica that ends with the block, whether committed or not."""
-        lease = self.replica.lease()
+    async def _lease(self, peer: PeerId) -> AsyncIterator[Lease]:
+        """A hold on what is shared that ends with the block, whether committed or not."""
+        if self.decisions.is_in_doubt(peer):
+            raise PeerBusy
+        lease = self.shared.lease(peer)
         try:
             yield lease
         finally:
-            self.replica.release(lease)
+            self.shared.release(lease)
 
 
 class _Whole:
@@ -210,10 +215,10 @@ class _Whole:
         self.mine, self.theirs = torch.empty_like(lease.own), torch.empty_like(lease.own)
 
     def combine(self, rule: Aggregator) -> None:
-        torch.add(self._lease.own, rule(self.mine, self.theirs[None]) - self.mine, out=self._lease.out)
+        torch.add(self._lease.base, rule(self.mine, self.theirs[None]) - self.mine, out=self._lease.out)
 
 
 def _measure(lease: Lease, where: slice, tally: Tally) -> None:
-    # out - own is half the difference of the two vectors
-    tally.squared_distance += 4 * float(torch.dist(lease.out[where], lease.own[where])) ** 2
+    # out - base is half the difference of the two vectors
+    tally.squared_distance += 4 * float(torch.dist(lease.out[where], lease.base[where])) ** 2
     tally.squared_norm += float(torch.linalg.vector_norm(lease.own[where])) ** 2

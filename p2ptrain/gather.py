@@ -160,7 +160,7 @@ class Gatherer:
             await self.talk.send(stream, frames.encode_chunk(index, packet.payload), tally)
 
     async def _be_shown(self, stream: Stream, offer: _Offer, theirs: Open, tally: Tally) -> None:
-        vector = torch.empty(self.talk.replica.size)
+        vector = torch.empty(self.talk.shared.size)
         for index, where in enumerate(chunks(len(vector), theirs.chunk_size)):
             packet = await self.talk.receive_chunk(stream, index, where.stop - where.start, tally)
             vector[where] = self.talk.codec.decode(packet)

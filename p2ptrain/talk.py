@@ -12,7 +12,7 @@ from p2ptrain.errors import PeerBusy, PeerError
 from p2ptrain.pace import Pace
 from p2ptrain.ports import Bytes, PeerId, Stream
 from p2ptrain.telemetry.events import Event, Exchanged, Failed, Rejected
-from p2ptrain.training.replica import Replica
+from p2ptrain.training.replica import Shared
 from p2ptrain.wire.exchange_pb2 import Open, Refuse, SwapMessage
 
 CHUNK_BYTES = 2 << 20
@@ -59,7 +59,7 @@ class Talk:
     """One node's side of the talking, whomever with."""
 
     run: str
-    replica: Replica
+    shared: Shared
     codec: Codec
     pace: Pace
     emit: Callable[[Event], None]
@@ -67,16 +67,17 @@ class Talk:
     ready: Callable[[], bool]
     """False until the replica holds weights worth mixing."""
 
-    def open(self, exchange: bytes, seed: int, chunk_size: int | None = None) -> Open:
+    def open(self, exchange: bytes, seed: int, chunk_size: int | None = None, account: bytes = b"") -> Open:
         return Open(
             exchange=exchange,
             run=self.run,
-            model=self.replica.fingerprint,
-            size=self.replica.size,
+            model=self.shared.fingerprint,
+            size=self.shared.size,
             chunk_size=chunk_size or chunk_size_of(self.codec),
             codec=self.codec.model_dump_json(),
             step=self.step(),
             seed=seed,
+            account=account,
         )
 
     def check(self, theirs: Open, chunk_size: int) -> None:
@@ -85,15 +86,17 @@ class Talk:
             raise PeerError("not-ready", "no weights yet")
         if theirs.run != self.run:
             raise PeerError("wrong-run", f"{theirs.run[:63]!r}, here {self.run!r}")
-        if theirs.model != self.replica.fingerprint or theirs.size != self.replica.size:
-            raise PeerError("wrong-model", f"{theirs.size} elements, here {self.replica.size} of another layout")
+        if theirs.model != self.shared.fingerprint or theirs.size != self.shared.size:
+            raise PeerError("wrong-model", f"{theirs.size} elements, here {self.shared.size} of another layout")
         if theirs.codec != self.codec.model_dump_json():
             raise PeerError("wrong-codec", f"{theirs.codec[:200]}, here {self.codec.model_dump_json()}")
         if len(theirs.exchange) != 16 or theirs.chunk_size != chunk_size or theirs.seed >= 1 << 63:
             raise PeerError("malformed", "bad Open")
+        if len(theirs.account) not in (0, 16):
+            raise PeerError("malformed", f"an account of {len(theirs.account)} bytes")
         fits = 1 <= chunk_size <= MAX_CHUNK_SIZE and chunk_size % self.codec.granularity == 0
         fits = fits and self.codec.max_nbytes(chunk_size) <= frames.MAX_PAYLOAD_BYTES
-        if not fits or self.replica.size > chunk_size * MAX_CHUNKS:
+        if not fits or self.shared.size > chunk_size * MAX_CHUNKS:
             raise PeerError("malformed", f"chunks of {chunk_size} elements")
 
     async def send(self, stream: Stream, message: SwapMessage | Bytes, tally: Tally) -> None:
@@ -139,7 +142,7 @@ class Talk:
     async def transfer(self) -> AsyncIterator[None]:
         """A whole vector each way has its deadline, however the peer spreads its messages."""
         with deadline_is_peer_error():
-            async with asyncio.timeout(GRACE_S + self.codec.max_nbytes(self.replica.size) / MIN_BYTES_PER_S):
+            async with asyncio.timeout(GRACE_S + self.codec.max_nbytes(self.shared.size) / MIN_BYTES_PER_S):
                 yield
 
     @asynccontextmanager

@@ -30,7 +30,7 @@ class Peer:
         self.rng = random.Random(f"{seed}/{index}")
         self.exchanger = Exchanger(
             transport=self.transport,
-            replica=self.replica,
+            shared=self.replica,
             run="test",
             codec=codecs.make(codec),
             aggregator=aggregators.make("mean"),

@@ -85,7 +85,7 @@ class Whole:
         own = examples(run.task.labels(), run.data, world.count, slot, run.seed)
         trainer = Trainer(run.task, self.replica, own, run.strategy, seed=run.seed, slot=slot)
         exchanger = Exchanger(
-            transport=transport, replica=self.replica, run=SWARM, codec=run.codec, aggregator=run.aggregator, emit=emit,
+            transport=transport, shared=self.replica, run=SWARM, codec=run.codec, aggregator=run.aggregator, emit=emit,
             rng=python_random(0, "exchange", slot),
             step=lambda: trainer.steps,
         )  # fmt: skip

@@ -271,7 +271,7 @@ class Watch:
     def observe(self, what: str, *facts: Any) -> None:
         """For `chaos.observe`."""
         exchange, peer, lease = facts
-        correction, result = lease.out - lease.own, lease.out
+        correction, result = lease.out - lease.base, lease.out
         for invariant in self._invariants:
             invariant.applied(NODE.get(), exchange, peer, correction, result)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from p2ptrain.aggregators import Aggregator
 from p2ptrain.codecs import Codec
 from p2ptrain.registry import Component, Registry
+from p2ptrain.training.replica import Replica, Shared
 from p2ptrain.training.trainer import Recipe
 
 if TYPE_CHECKING:
@@ -26,6 +27,14 @@ class Strategy(Recipe, Component):
     def objection(self, codec: Codec, rule: Aggregator) -> str | None:
         """Why this strategy cannot run with these two, and what to write instead; None: it can."""
         return None
+
+    def shared(self, replica: Replica) -> Shared:
+        """What this node's swaps mix, made before anybody calls: the model itself, unless the method mixes another
+        vector."""
+        return replica
+
+    def serve(self, node: "Node") -> None:
+        """Answer calls of the strategy's own with `node.transport`: called once, before anybody is let in."""
 
     async def run(self, node: "Node") -> None:
         """Train until `node.finished`. Must return soon after; is cancelled when the node drains."""

@@ -16,6 +16,7 @@ import hashlib
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +26,53 @@ from p2ptrain.errors import PeerBusy
 
 @dataclass(frozen=True, eq=False)
 class Lease:
-    """One exchange's hold on the replica; `own` is read, `out` is written, both (d,) float32 on the CPU."""
+    """One exchange's hold on what is shared; all (d,) float32 on the CPU."""
 
     own: Tensor
+    """What the peer is sent; only read."""
     out: Tensor
+    """Where `base` plus the correction is written."""
+    base: Tensor
+    peer: str
+
+
+class Shared(Protocol):
+    """A vector that swaps mix. All but `size` and `fingerprint` belong to the event loop."""
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        ...
+
+    @property
+    def fingerprint(self) -> bytes:
+        """32 bytes that two nodes share exactly when their vectors mean the same thing."""
+        ...
+
+    def snapshot(self) -> Tensor:
+        """A copy of what a peer would be sent now, (d,) float32 on the CPU."""
+        ...
+
+    def account(self, peer: str) -> bytes:
+        """What both of us hold alike if all our exchanges with `peer` counted on both sides or on neither; at most 16
+        bytes. Told to the peer in each exchange."""
+        ...
+
+    def lease(self, peer: str) -> Lease:
+        """Start an exchange with `peer`. Raises `PeerBusy` when this is no moment for one."""
+        ...
+
+    def agree(self, lease: Lease, account: bytes) -> None:
+        """The peer has told its account; nothing was sent yet, and `lease.own` may still change."""
+        ...
+
+    def commit(self, lease: Lease, exchange: bytes) -> None:
+        """The exchange counts: `lease.out - lease.base` is to be added."""
+        ...
+
+    def release(self, lease: Lease) -> None:
+        """The exchange is over; unless it was committed, nothing changes."""
+        ...
 
 
 class Replica:
@@ -69,19 +113,25 @@ class Replica:
         with self._lock:
             return hashlib.sha256(as_bytes(self._published)).hexdigest()
 
-    def lease(self) -> Lease:
+    def account(self, peer: str) -> bytes:
+        """Nothing is kept by peer: replicas that came apart come together again by themselves."""
+        return b""
+
+    def agree(self, lease: Lease, account: bytes) -> None: ...
+
+    def lease(self, peer: str = "") -> Lease:
         """Start an exchange. Raises `PeerBusy` while another one runs or the compute thread is copying."""
         if not self._lock.acquire(blocking=False):
             raise PeerBusy
         try:
             if self._lease is not None or self._pending or self._stale:
                 raise PeerBusy
-            self._lease = Lease(self._published, self._spare)
+            self._lease = Lease(self._published, self._spare, base=self._published, peer=peer)
             return self._lease
         finally:
             self._lock.release()
 
-    def commit(self, lease: Lease) -> None:
+    def commit(self, lease: Lease, exchange: bytes = b"") -> None:
         """The exchange ended well: `lease.out - lease.own` enters the model at the next step boundary."""
         with self._lock:
             assert lease is self._lease

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cp2ptrain/wire/exchange.proto\x12\x0bp2ptrain.v1\"\xf3\x01\n\x0bSwapMessage\x12!\n\x04open\x18\x01 \x01(\x0b\x32\x11.p2ptrain.v1.OpenH\x00\x12#\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x12.p2ptrain.v1.ChunkH\x00\x12#\n\x05ready\x18\x03 \x01(\x0b\x32\x12.p2ptrain.v1.ReadyH\x00\x12%\n\x06\x63ommit\x18\x04 \x01(\x0b\x32\x13.p2ptrain.v1.CommitH\x00\x12!\n\x04\x64one\x18\x05 \x01(\x0b\x32\x11.p2ptrain.v1.DoneH\x00\x12%\n\x06refuse\x18\x06 \x01(\x0b\x32\x13.p2ptrain.v1.RefuseH\x00\x42\x06\n\x04\x62ody\"\x8f\x01\n\x04Open\x12\x10\n\x08\x65xchange\x18\x01 \x01(\x0c\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\x0c\x12\x0c\n\x04size\x18\x04 \x01(\x04\x12\x12\n\nchunk_size\x18\x05 \x01(\r\x12\r\n\x05\x63odec\x18\x06 \x01(\t\x12\x0c\n\x04step\x18\x07 \x01(\x04\x12\x0c\n\x04seed\x18\x08 \x01(\x04\x12\x0c\n\x04have\x18\t \x01(\x04\"8\n\x05\x43hunk\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12\x0f\n\x07padding\x18\x03 \x01(\x0c\"\x07\n\x05Ready\"\x08\n\x06\x43ommit\"\x06\n\x04\x44one\"(\n\x06Refuse\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\"\"\n\x0eResolveRequest\x12\x10\n\x08\x65xchange\x18\x01 \x01(\x0c\"\x92\x01\n\x0cResolveReply\x12\x32\n\x07outcome\x18\x01 \x01(\x0e\x32!.p2ptrain.v1.ResolveReply.Outcome\"N\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n\x11OUTCOME_COMMITTED\x10\x01\x12\x13\n\x0fOUTCOME_ABORTED\x10\x02\x32\xce\x01\n\x08\x45xchange\x12>\n\x04Swap\x12\x18.p2ptrain.v1.SwapMessage\x1a\x18.p2ptrain.v1.SwapMessage(\x01\x30\x01\x12?\n\x05Share\x12\x18.p2ptrain.v1.SwapMessage\x1a\x18.p2ptrain.v1.SwapMessage(\x01\x30\x01\x12\x41\n\x07Resolve\x12\x1b.p2ptrain.v1.ResolveRequest\x1a\x19.p2ptrain.v1.ResolveReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cp2ptrain/wire/exchange.proto\x12\x0bp2ptrain.v1\"\xf3\x01\n\x0bSwapMessage\x12!\n\x04open\x18\x01 \x01(\x0b\x32\x11.p2ptrain.v1.OpenH\x00\x12#\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x12.p2ptrain.v1.ChunkH\x00\x12#\n\x05ready\x18\x03 \x01(\x0b\x32\x12.p2ptrain.v1.ReadyH\x00\x12%\n\x06\x63ommit\x18\x04 \x01(\x0b\x32\x13.p2ptrain.v1.CommitH\x00\x12!\n\x04\x64one\x18\x05 \x01(\x0b\x32\x11.p2ptrain.v1.DoneH\x00\x12%\n\x06refuse\x18\x06 \x01(\x0b\x32\x13.p2ptrain.v1.RefuseH\x00\x42\x06\n\x04\x62ody\"\xa0\x01\n\x04Open\x12\x10\n\x08\x65xchange\x18\x01 \x01(\x0c\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\x0c\x12\x0c\n\x04size\x18\x04 \x01(\x04\x12\x12\n\nchunk_size\x18\x05 \x01(\r\x12\r\n\x05\x63odec\x18\x06 \x01(\t\x12\x0c\n\x04step\x18\x07 \x01(\x04\x12\x0c\n\x04seed\x18\x08 \x01(\x04\x12\x0c\n\x04have\x18\t \x01(\x04\x12\x0f\n\x07\x61\x63\x63ount\x18\n \x01(\x0c\"8\n\x05\x43hunk\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12\x0f\n\x07padding\x18\x03 \x01(\x0c\"\x07\n\x05Ready\"\x08\n\x06\x43ommit\"\x06\n\x04\x44one\"(\n\x06Refuse\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\"\"\n\x0eResolveRequest\x12\x10\n\x08\x65xchange\x18\x01 \x01(\x0c\"\x92\x01\n\x0cResolveReply\x12\x32\n\x07outcome\x18\x01 \x01(\x0e\x32!.p2ptrain.v1.ResolveReply.Outcome\"N\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n\x11OUTCOME_COMMITTED\x10\x01\x12\x13\n\x0fOUTCOME_ABORTED\x10\x02\x32\xce\x01\n\x08\x45xchange\x12>\n\x04Swap\x12\x18.p2ptrain.v1.SwapMessage\x1a\x18.p2ptrain.v1.SwapMessage(\x01\x30\x01\x12?\n\x05Share\x12\x18.p2ptrain.v1.SwapMessage\x1a\x18.p2ptrain.v1.SwapMessage(\x01\x30\x01\x12\x41\n\x07Resolve\x12\x1b.p2ptrain.v1.ResolveRequest\x1a\x19.p2ptrain.v1.ResolveReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,23 +34,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SWAPMESSAGE']._serialized_start=46
   _globals['_SWAPMESSAGE']._serialized_end=289
   _globals['_OPEN']._serialized_start=292
-  _globals['_OPEN']._serialized_end=435
-  _globals['_CHUNK']._serialized_start=437
-  _globals['_CHUNK']._serialized_end=493
-  _globals['_READY']._serialized_start=495
-  _globals['_READY']._serialized_end=502
-  _globals['_COMMIT']._serialized_start=504
-  _globals['_COMMIT']._serialized_end=512
-  _globals['_DONE']._serialized_start=514
-  _globals['_DONE']._serialized_end=520
-  _globals['_REFUSE']._serialized_start=522
-  _globals['_REFUSE']._serialized_end=562
-  _globals['_RESOLVEREQUEST']._serialized_start=564
-  _globals['_RESOLVEREQUEST']._serialized_end=598
-  _globals['_RESOLVEREPLY']._serialized_start=601
-  _globals['_RESOLVEREPLY']._serialized_end=747
-  _globals['_RESOLVEREPLY_OUTCOME']._serialized_start=669
-  _globals['_RESOLVEREPLY_OUTCOME']._serialized_end=747
-  _globals['_EXCHANGE']._serialized_start=750
-  _globals['_EXCHANGE']._serialized_end=956
+  _globals['_OPEN']._serialized_end=452
+  _globals['_CHUNK']._serialized_start=454
+  _globals['_CHUNK']._serialized_end=510
+  _globals['_READY']._serialized_start=512
+  _globals['_READY']._serialized_end=519
+  _globals['_COMMIT']._serialized_start=521
+  _globals['_COMMIT']._serialized_end=529
+  _globals['_DONE']._serialized_start=531
+  _globals['_DONE']._serialized_end=537
+  _globals['_REFUSE']._serialized_start=539
+  _globals['_REFUSE']._serialized_end=579
+  _globals['_RESOLVEREQUEST']._serialized_start=581
+  _globals['_RESOLVEREQUEST']._serialized_end=615
+  _globals['_RESOLVEREPLY']._serialized_start=618
+  _globals['_RESOLVEREPLY']._serialized_end=764
+  _globals['_RESOLVEREPLY_OUTCOME']._serialized_start=686
+  _globals['_RESOLVEREPLY_OUTCOME']._serialized_end=764
+  _globals['_EXCHANGE']._serialized_start=767
+  _globals['_EXCHANGE']._serialized_end=973
 # @@protoc_insertion_point(module_scope)

@@ -23,7 +23,7 @@ class SwapMessage(_message.Message):
     def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., refuse: _Optional[_Union[Refuse, _Mapping]] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("exchange", "run", "model", "size", "chunk_size", "codec", "step", "seed", "have")
+    __slots__ = ("exchange", "run", "model", "size", "chunk_size", "codec", "step", "seed", "have", "account")
     EXCHANGE_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -33,6 +33,7 @@ class Open(_message.Message):
     STEP_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     HAVE_FIELD_NUMBER: _ClassVar[int]
+    ACCOUNT_FIELD_NUMBER: _ClassVar[int]
     exchange: bytes
     run: str
     model: bytes
@@ -42,7 +43,8 @@ class Open(_message.Message):
     step: int
     seed: int
     have: int
-    def __init__(self, exchange: _Optional[bytes] = ..., run: _Optional[str] = ..., model: _Optional[bytes] = ..., size: _Optional[int] = ..., chunk_size: _Optional[int] = ..., codec: _Optional[str] = ..., step: _Optional[int] = ..., seed: _Optional[int] = ..., have: _Optional[int] = ...) -> None: ...
+    account: bytes
+    def __init__(self, exchange: _Optional[bytes] = ..., run: _Optional[str] = ..., model: _Optional[bytes] = ..., size: _Optional[int] = ..., chunk_size: _Optional[int] = ..., codec: _Optional[str] = ..., step: _Optional[int] = ..., seed: _Optional[int] = ..., have: _Optional[int] = ..., account: _Optional[bytes] = ...) -> None: ...
 
 class Chunk(_message.Message):
     __slots__ = ("index", "payload", "padding")

@@ -44,7 +44,7 @@ class Honest:
         self.something = asyncio.Event()
         self.exchanger = Exchanger(
             transport=self.transport,
-            replica=self.replica,
+            shared=self.replica,
             run=RUN,
             codec=codecs.make("fp32"),
             aggregator=aggregators.make("mean"),
