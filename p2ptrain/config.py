@@ -154,6 +154,19 @@ class NodeFile(Strict):
     graph: AGraph | None = None
     node: NodeConfig = Field(default_factory=lambda: NodeConfig.model_validate({}))
 
+    @model_validator(mode="after")
+    def _check(self) -> "NodeFile":
+        if reason := lacks_graph(self.run, self.graph):
+            raise Misplaced(("run", "strategy"), reason)
+        return self
+
+
+def lacks_graph(run: RunConfig, graph: graphs.Graph | None) -> str | None:
+    """What to say to a file without a graph whose strategy needs one."""
+    if run.strategy.needs_graph and graph is None:
+        return f"{run.strategy.name} needs a graph, such as `graph: {{kind: ring, n: 8}}` beside `run`"
+    return None
+
 
 M = TypeVar("M", bound=BaseModel)
 

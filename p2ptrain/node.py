@@ -58,6 +58,8 @@ class Node:
     emit: Callable[[Event], None]
     draining: bool = False
     """Set when the node was asked to leave: training ends, and nothing new begins."""
+    kept: object = None
+    """What the strategy keeps of its own from `serve` on."""
     _last_partner: PeerId | None = None
     _pick: random.Random = field(init=False)
     _started: float = field(init=False)
@@ -119,14 +121,31 @@ class Node:
 
     async def train(self) -> float:
         """One local step; its loss. Evaluates on held-out data when that is due."""
-        started = self._now()
         progress = self.progress
+        return await self._take(lambda: self.trainer.step(progress))
+
+    async def gradient(self, at: Tensor) -> Tensor | None:
+        """That of this node's loss at another point, (d,), which becomes the model: a step for methods that move by
+        themselves. None: it was not finite, which is said."""
+        found: list[Tensor] = []
+
+        def work() -> float:
+            loss, gradient = self.trainer.gradient(at)
+            found.append(gradient)
+            return loss
+
+        await self._take(work)
+        return found[0] if found else None
+
+    async def _take(self, work: Callable[[], float]) -> float:
+        """A step, whose loss `work` returns."""
+        started = self._now()
         try:
-            loss = await self.compute.train(lambda: self.trainer.step(progress))
+            loss = await self.compute.train(work)
         except DivergedError as error:
             self.emit(Noted("error", str(error)))
             loss = float("nan")
-        self.membership.set_state(State.TRAINING, self.step)
+        self.membership.set_state(State.FINISHED if self._is_over else State.TRAINING, self.step)
         now = self._now()
         if now - self._told >= TOLD_EVERY_S or self.finished:
             self._told = now
@@ -256,7 +275,7 @@ class Node:
         await self.settle()
         self.finish()
         deadline = self._now() + MERGE_PATIENCE_S
-        while not self.draining and self._others_train():
+        while not self.draining and self.others_train():
             if self._now() > deadline:
                 self.emit(Noted("warning", "merging without those that are still training"))
                 return
@@ -265,7 +284,8 @@ class Node:
                     await self.membership.changed()
             await self.settle()
 
-    def _others_train(self) -> bool:
+    def others_train(self) -> bool:
+        """Or are about to."""
         return any(member.state in (State.STARTING, State.TRAINING) for member in self.membership.view())
 
     def _reachable(self) -> list[Member]:

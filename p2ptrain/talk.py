@@ -92,7 +92,7 @@ class Talk:
             raise PeerError("wrong-codec", f"{theirs.codec[:200]}, here {self.codec.model_dump_json()}")
         if len(theirs.exchange) != 16 or theirs.chunk_size != chunk_size or theirs.seed >= 1 << 63:
             raise PeerError("malformed", "bad Open")
-        if len(theirs.account) not in (0, 16):
+        if len(theirs.account) not in (0, 32):
             raise PeerError("malformed", f"an account of {len(theirs.account)} bytes")
         fits = 1 <= chunk_size <= MAX_CHUNK_SIZE and chunk_size % self.codec.granularity == 0
         fits = fits and self.codec.max_nbytes(chunk_size) <= frames.MAX_PAYLOAD_BYTES

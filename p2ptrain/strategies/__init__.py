@@ -4,7 +4,7 @@ Each strategy is one file in this folder: one `async def run(self, node)` that r
 sees the world only through `node`, so the same file runs on real machines and in the simulator.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from p2ptrain.aggregators import Aggregator
 from p2ptrain.codecs import Codec
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 class Strategy(Recipe, Component):
     """A way of training together. The fields of `Recipe` say how each node takes its own steps."""
+
+    needs_graph: ClassVar[bool] = False
+    """Who talks to whom is part of the method, and must be given."""
 
     @property
     def swaps_per_step(self) -> float:

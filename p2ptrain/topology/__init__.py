@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, GetJsonSchemaHandler, ValidationErro
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from p2ptrain.config import AGraph, AnAttack, NodeConfig, RunConfig, Strict
+from p2ptrain.config import AGraph, AnAttack, NodeConfig, RunConfig, Strict, lacks_graph
 from p2ptrain.errors import Misplaced
 from p2ptrain.registry import Like, explain
 from p2ptrain.swarm.records import NAME
@@ -158,6 +158,8 @@ class Topology(Strict):
         return self
 
     def _contradictions(self) -> Iterator[tuple[Place, str]]:
+        if reason := lacks_graph(self.run, self.graph):
+            yield ("run", "strategy"), reason
         names = [name for name, _ in self.members()]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:

@@ -54,8 +54,8 @@ class Shared(Protocol):
         ...
 
     def account(self, peer: str) -> bytes:
-        """What both of us hold alike if all our exchanges with `peer` counted on both sides or on neither; at most 16
-        bytes. Told to the peer in each exchange."""
+        """What both of us hold alike if all our exchanges with `peer` counted on both sides or on neither: 32 bytes, or
+        none. Told to the peer in each exchange."""
         ...
 
     def lease(self, peer: str) -> Lease:

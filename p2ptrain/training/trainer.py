@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from p2ptrain.errors import ConfigError, P2PTrainError
 from p2ptrain.seeds import numpy_random
+from p2ptrain.training import curvature
 from p2ptrain.training.estimators import Estimator
 from p2ptrain.training.replica import Replica
 from p2ptrain.training.tasks import Batch, Metrics, Task
@@ -118,6 +119,28 @@ class Trainer:
                 f"step {self.steps}: loss {value:g}, gradient norm {norm:g}; lower lr ({rate:g}) or set clip"
             )
         return value
+
+    def gradient(self, at: Tensor) -> tuple[float, Tensor]:
+        """Loss and gradient, (d,), of the next batch at another point, (d,), which becomes the replica: for methods
+        that take steps of their own. Counts as a step. Raises `DivergedError`."""
+        self.replica.load(at)
+        self.module.train()
+        loss, _ = self._backward(self.batch(self.steps))
+        norm = self._clip()
+        gradients = [each.grad for each in self.module.parameters() if each.grad is not None]
+        found = nn.utils.parameters_to_vector(gradients) / self.scaler.get_scale()
+        self.module.zero_grad()
+        self.steps += 1
+        if not math.isfinite(value := loss.item()) or not math.isfinite(norm.item()):
+            raise DivergedError(f"step {self.steps}: loss {value:g}, gradient norm {norm.item():g}")
+        return value, found.cpu()
+
+    def curvature(self) -> tuple[float, float]:
+        """L and mu of this node's loss: as the task knows them, or as one batch shows them here."""
+        if (known := self.task.curvature(self.examples)) is not None:
+            return known
+        parameters = [each for each in self.module.parameters() if each.requires_grad]
+        return curvature.extremes(self.loss(self.batch(0)), parameters, self.seed)
 
     def evaluate(self) -> Metrics:
         """On the task's held-out data, corrections received so far included."""

@@ -59,6 +59,11 @@ class Task(Component):
         """Scalar mean loss of one batch on the model's device, differentiable."""
         raise NotImplementedError
 
+    def curvature(self, examples: np.ndarray) -> tuple[float, float] | None:
+        """The most and the least that the loss of these examples curves anywhere, L and mu; None: not known, so that
+        it is estimated where the model is."""
+        return None
+
     def evaluate(self, model: nn.Module) -> Metrics:
         """On held-out data, the same on every node; the caller has set `model.eval()` and `torch.no_grad()`."""
         raise NotImplementedError

@@ -117,6 +117,11 @@ class Convex(Task):
         weight = len(examples) * shards / len(data.rows)
         return Objective(self.problem, data.rows[examples], data.targets[examples], data.l2, weight)
 
+    def curvature(self, examples: np.ndarray) -> tuple[float, float]:
+        data = self._data()
+        own = Objective(self.problem, data.rows[examples], data.targets[examples], data.l2)
+        return own.smoothness, own.convexity
+
     def _data(self) -> "_Data":
         if self.dataset == SYNTHETIC:
             return _make_up(self.problem, self.examples or 960, self.dim or 20, self.condition, self.l2)

@@ -1,0 +1,205 @@
+"""`strategy: dadao`: each node takes gradients and each edge exchanges at the ticks of clocks of their own."""
+
+import asyncio
+import random
+from contextlib import suppress
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from p2ptrain.aggregators import Aggregator
+from p2ptrain.codecs import Codec
+from p2ptrain.errors import ConfigError, PeerBusy, PeerError
+from p2ptrain.graphs import Graph
+from p2ptrain.ports import PeerId
+from p2ptrain.strategies import Strategy, register
+from p2ptrain.strategies.dadao import maths
+from p2ptrain.strategies.dadao.bounds import Agreement, Bounds
+from p2ptrain.strategies.dadao.cell import Cell
+from p2ptrain.strategies.dadao.clocks import ByExchange, ByWall, Clock
+from p2ptrain.strategies.dadao.replay import exchange_gaps
+from p2ptrain.swarm.doors import within
+from p2ptrain.telemetry.events import Noted
+from p2ptrain.training.replica import Replica, Shared
+
+if TYPE_CHECKING:
+    from p2ptrain.node import Node
+
+MAX_BACKLOG = 20.0
+"""Units of time: events that are late by more are dropped."""
+COMPARED_EVERY_S = 5.0
+MARGINS = {"uniform": 1.25, "optimal": 1.5}
+STEEPER = 100.0
+"""A gradient this many times longer than the first one says that L was too small."""
+
+
+@register("dadao")
+class Dadao(Strategy):
+    """The exact optimum of strongly convex losses, without anybody waiting for anybody (arXiv:2208.00779)."""
+
+    needs_graph = True
+
+    smoothness: float | None = Field(None, gt=0)
+    """L, of the steepest node's loss; None: every node finds out its own, and they agree on the largest."""
+    convexity: float | None = Field(None, gt=0)
+    """mu, of the flattest node's; None: as `smoothness`, the smallest."""
+    rates: Literal["uniform", "optimal"] = "uniform"
+    """How often each edge exchanges per unit of time: all alike, or with fewest exchanges in all."""
+    margin: float | None = Field(None, ge=1, le=16)
+    """How many times oftener than needed; None: 1.25, or 1.5 with optimal rates."""
+    clock: Literal["exchange", "wall"] = "exchange"
+    """What makes time pass for a state: exchanges, which is stable on whatever links, or the clock on the wall."""
+    unit: float = Field(0.1, gt=0)
+    """Seconds that a unit of time takes: in it each node takes one gradient, on average."""
+    merge: bool = True
+    """At the end of the run every node takes the mean of all models."""
+
+    def objection(self, codec: Codec, rule: Aggregator) -> str | None:
+        if rule.name != "mean":
+            return f"exchanges must cancel, and with {rule.name} they do not; use aggregator: mean"
+        if codec.uses_memory:
+            return f"{codec.name} sends a few coordinates of a vector, and dadao needs all of it; use fp32 or int8"
+        return None
+
+    def shared(self, replica: Replica) -> Shared:
+        if replica.size != replica.num_parameters:
+            raise ConfigError("dadao moves parameters only, and this model has other state (batch norm?)")
+        return Cell(replica)
+
+    def serve(self, node: "Node") -> None:
+        node.kept = _Run(self, node)
+
+    async def run(self, node: "Node") -> None:
+        run = node.kept
+        assert isinstance(run, _Run)
+        await run.begin()
+        async with asyncio.TaskGroup() as group:
+            beside = [group.create_task(run.exchange()), group.create_task(run.compare())]
+            await run.take_gradients()
+            for task in beside:
+                task.cancel()
+        await node.adopt(run.cell.x)
+        if self.merge:
+            await node.merge()
+
+
+class _Run:
+    """One node's run."""
+
+    def __init__(self, strategy: Dadao, node: "Node") -> None:
+        graph, cell = node.graph, node.exchanger.shared
+        assert graph is not None
+        assert isinstance(cell, Cell)
+        self.strategy, self.node, self.graph, self.cell = strategy, node, graph, cell
+        self.agreement = Agreement(node.transport, self._take_constants)
+        self.rates = edge_rates(graph, strategy.rates, strategy.margin)
+        self.chi1, self.chi2 = graph.chi1(self.rates), graph.chi2(self.rates)
+        self._news = asyncio.Event()
+        cell.written_off = self._note_write_off
+
+    async def begin(self) -> None:
+        node, strategy = self.node, self.strategy
+        found = await node.compute.run(node.trainer.curvature)
+        self.agreement.begin(Bounds(strategy.smoothness or found[0], strategy.convexity or found[1]))
+        constants = self._constants()
+        now = asyncio.get_running_loop().time
+        clock: Clock = ByWall(strategy.unit, now, now())
+        if strategy.clock == "exchange":
+            clock = ByExchange(exchange_gaps(self.graph, self.rates)[node.slot])
+        self.cell.begin(node.trainer.replica.snapshot(), constants, clock)
+
+    async def take_gradients(self) -> None:
+        """At the ticks of a Poisson clock, until all are through: who stopped at its own end would leave the others
+        with one node's share of the problem missing."""
+        node, cell, ticks = self.node, self.cell, _Ticks(self.node.rng("gradients"), self.strategy.unit)
+        first = 0.0
+        while not node.draining and (not node.finished or node.others_train()):
+            await ticks.next(1.0)
+            at = cell.x
+            gradient = await node.gradient(at)
+            norm = float(torch.linalg.vector_norm(gradient)) if gradient is not None else np.inf
+            first = first or norm
+            if gradient is None or norm > STEEPER * first:
+                self._raise_smoothness()
+            else:
+                cell.gradient(at, gradient)
+            if node.finished:
+                node.finish()
+
+    async def exchange(self) -> None:
+        """On the edges to higher slots, each at the ticks of a Poisson clock; the others' ends see to the others."""
+        node, rng = self.node, self.node.rng("exchanges")
+        ticks = _Ticks(node.rng("edges"), self.strategy.unit)
+        while True:
+            due = self._due()
+            self.cell.keep([member.peer for member in node.membership.view()])
+            if not due:
+                await within(1.0, node.membership.changed())
+                continue
+            await ticks.next(sum(due.values()))
+            await self._swap(rng.choices(list(due), list(due.values()))[0], rng)
+
+    async def _swap(self, peer: PeerId, rng: random.Random) -> None:
+        """Waits until both are free: an exchange that was skipped would make the graph another one."""
+        with suppress(PeerError):  # counted and logged where it failed
+            while peer in self.node.peers():
+                with suppress(PeerBusy):
+                    await self.node.swap(peer)
+                    return
+                await asyncio.sleep(self.strategy.unit * rng.uniform(0.01, 0.1))
+
+    async def compare(self) -> None:
+        """What is known of the losses: with everybody at first, and once more whenever something was news."""
+        while True:
+            self._news.clear()
+            for peer in self.node.peers():
+                with suppress(PeerError):
+                    await self.agreement.compare(peer)
+            await within(COMPARED_EVERY_S, self._news.wait())
+
+    def _due(self) -> dict[PeerId, float]:
+        """Exchanges per unit of time with each peer that is here and whose edge is this node's to see to."""
+        slot, here = self.node.slot, set(self.node.peers())
+        slots = {member.slot: member.peer for member in self.node.membership.view() if member.peer in here}
+        edges = zip(self.graph.edges, self.rates, strict=True)
+        return {slots[j]: float(rate) for (i, j), rate in edges if i == slot and j in slots and rate > 0}
+
+    def _constants(self) -> maths.Constants:
+        assert self.agreement.bounds is not None
+        return maths.constants(*self.agreement.bounds, self.chi1, self.chi2)
+
+    def _take_constants(self) -> None:
+        self.cell.constants = self._constants()
+        self._news.set()
+
+    def _raise_smoothness(self) -> None:
+        assert self.agreement.bounds is not None
+        smoothness = 2 * self.agreement.bounds.smoothness
+        self.agreement.raise_to(smoothness)
+        self.cell.restart(torch.zeros(self.cell.size))
+        self.node.emit(Noted("warning", f"diverged: begins again with L {smoothness:g}, half the step"))
+
+    def _note_write_off(self, peer: str) -> None:
+        self.node.emit(Noted("info", f"{peer[:8]} counts other exchanges with this node; both let go of theirs"))
+
+
+class _Ticks:
+    """Those of a Poisson clock whose rate may change from tick to tick."""
+
+    def __init__(self, rng: random.Random, unit_s: float) -> None:
+        self._rng, self._unit_s = rng, unit_s
+        self._due = asyncio.get_running_loop().time()
+
+    async def next(self, rate: float) -> None:
+        """`rate`: ticks per unit. Late ones come at once."""
+        now = asyncio.get_running_loop().time()
+        self._due = max(self._due, now - MAX_BACKLOG * self._unit_s) + self._unit_s * self._rng.expovariate(rate)
+        await asyncio.sleep(max(0.0, self._due - now))
+
+
+def edge_rates(graph: Graph, kind: Literal["uniform", "optimal"], margin: float | None) -> np.ndarray:
+    """(m,): exchanges per unit of time."""
+    found = graph.uniform_rates() if kind == "uniform" else graph.optimal_rates()
+    return found * (MARGINS[kind] if margin is None else margin)
