@@ -120,8 +120,9 @@ class Daemon:
             me=machine.peer, name=config.name, slot=config.slot, run=run, swarm=file.name, graph=file.graph,
             transport=machine.transport, membership=self.membership, compute=machine.compute, trainer=trainer,
             exchanger=self.exchanger, gatherer=self.gatherer, state_server=self.state_server, emit=self.emit,
+            home=machine.home, public_key=machine.public_key, sign=machine.sign,
         )  # fmt: skip
-        run.strategy.serve(self.node)
+        self.node.service = run.strategy.serve(self.node)
 
     def _numpy_rng(self) -> np.random.Generator:
         return seeds.numpy_random(self.run_config.seed, self.machine.peer, self.machine.life, "lies")

@@ -2,7 +2,8 @@
 
 me, name, slot, step, progress, finished      where we are
 peers(), pick()                               whom to talk to
-train(), swap(), merge(), reached()           what to do with one other, or alone
+train(), gradient(), swap(), merge(), reached()  what to do with one other, or alone
+neighbours(), home, sign(), verify()          for methods that carry and keep messages of their own
 offer(), show(), gathered(), combine()        what to do with many at once
 rng(), emit()                                 chance and telemetry
 """
@@ -12,6 +13,7 @@ import random
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,9 +23,10 @@ from p2ptrain.errors import PeerBusy, PeerError, TooFewError
 from p2ptrain.exchange import Exchanger
 from p2ptrain.gather import Gatherer
 from p2ptrain.graphs import Graph
-from p2ptrain.ports import Compute, PeerId, Transport
+from p2ptrain.ports import Compute, Disk, PeerId, Transport
 from p2ptrain.seeds import python_random
 from p2ptrain.swarm.doors import within
+from p2ptrain.swarm.records import is_signed
 from p2ptrain.swarm.state import StateServer, download
 from p2ptrain.swarm.view import Member, Members, State
 from p2ptrain.telemetry.events import Evaluated, Event, Finished, Merged, Noted, Stepped
@@ -56,10 +59,16 @@ class Node:
     gatherer: Gatherer
     state_server: StateServer
     emit: Callable[[Event], None]
+    home: Disk
+    """Where a strategy keeps what must survive."""
+    public_key: bytes
+    """Ed25519; `me` is derived from it."""
+    sign: Callable[[bytes], bytes]
+    """With the private half of that key."""
+    service: Any = None
+    """What the strategy's `serve` made."""
     draining: bool = False
     """Set when the node was asked to leave: training ends, and nothing new begins."""
-    kept: object = None
-    """What the strategy keeps of its own from `serve` on."""
     _last_partner: PeerId | None = None
     _pick: random.Random = field(init=False)
     _started: float = field(init=False)
@@ -90,6 +99,11 @@ class Node:
     def finished(self) -> bool:
         return self.draining or self.progress >= 1.0
 
+    @staticmethod
+    def verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
+        """Whether a signature is the key's over a message."""
+        return is_signed(public_key, message, signature)
+
     def begin(self) -> None:
         """Training starts now: `run.seconds` count from here."""
         self._started = self._now()
@@ -100,6 +114,10 @@ class Node:
             self._is_over = True
             self.emit(Finished(self.step))
             self.membership.set_state(State.FINISHED, self.step)
+
+    def done(self) -> None:
+        """Nothing more is expected from others, for now."""
+        self.membership.set_state(State.DONE, self.step)
 
     def rng(self, purpose: str) -> random.Random:
         return python_random(self.run.seed, purpose, self.slot)
@@ -119,29 +137,17 @@ class Node:
         fresh = [peer for peer in candidates if peer != self._last_partner]
         return self._pick.choice(fresh or candidates) if candidates else None
 
-    async def train(self) -> float:
-        """One local step; its loss. Evaluates on held-out data when that is due."""
-        progress = self.progress
-        return await self._take(lambda: self.trainer.step(progress))
+    def neighbours(self) -> list[Member]:
+        """Who may be talked to, in whatever state: the graph's neighbours that are alive and can be reached."""
+        return self._reachable()
 
-    async def gradient(self, at: Tensor) -> Tensor | None:
-        """That of this node's loss at another point, (d,), which becomes the model: a step for methods that move by
-        themselves. None: it was not finite, which is said."""
-        found: list[Tensor] = []
-
-        def work() -> float:
-            loss, gradient = self.trainer.gradient(at)
-            found.append(gradient)
-            return loss
-
-        await self._take(work)
-        return found[0] if found else None
-
-    async def _take(self, work: Callable[[], float]) -> float:
-        """A step, whose loss `work` returns."""
+    async def train(self, step: Callable[[float], float] | None = None) -> float:
+        """One local step; its loss. Evaluates on held-out data when that is due. `step`: how a method takes its steps
+        that does not follow a gradient; on the compute thread, as `Trainer.step`."""
         started = self._now()
+        progress, take = self.progress, step or self.trainer.step
         try:
-            loss = await self.compute.train(work)
+            loss = await self.compute.train(lambda: take(progress))
         except DivergedError as error:
             self.emit(Noted("error", str(error)))
             loss = float("nan")
@@ -155,6 +161,19 @@ class Node:
         if self._now() - self._evaluated >= self.run.evaluate_every:
             await self.evaluate()
         return loss
+
+    async def gradient(self, at: Tensor) -> Tensor | None:
+        """That of this node's loss at another point, (d,), which becomes the model: a step for methods that move by
+        themselves. None: it was not finite, which is said."""
+        found: list[Tensor] = []
+
+        def work(_: float) -> float:
+            loss, gradient = self.trainer.gradient(at)
+            found.append(gradient)
+            return loss
+
+        await self.train(work)
+        return found[0] if found else None
 
     async def evaluate(self) -> None:
         """Held-out loss and accuracy of the replica as it is."""

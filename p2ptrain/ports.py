@@ -8,6 +8,7 @@ Disk        a folder (training.folder)                  a table that a crash tea
 Sink        JSON lines, the launcher's pipe, a list     a list
 """
 
+import hashlib
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -20,6 +21,10 @@ PeerId = NewType("PeerId", str)
 
 T = TypeVar("T")
 Bytes = bytes | bytearray | memoryview
+
+
+def peer_id_of(public_key: bytes) -> PeerId:
+    return PeerId(hashlib.sha256(public_key).digest()[:16].hex())
 
 
 class Stream(Protocol):

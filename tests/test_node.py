@@ -22,6 +22,7 @@ from p2ptrain.node import Node, mean_of, restore
 from p2ptrain.ports import PeerId
 from p2ptrain.seeds import derive, python_random
 from p2ptrain.simulation.links import Links
+from p2ptrain.simulation.machine import SimulatedDisk
 from p2ptrain.strategies.gossip import Gossip
 from p2ptrain.swarm.beats import Settings
 from p2ptrain.swarm.membership import Membership
@@ -97,7 +98,8 @@ class Whole:
             me=self.me, name=f"node-{slot}", slot=slot, run=run, swarm=SWARM, graph=world.graph, transport=transport,
             membership=self.membership, compute=VirtualCompute(world.step_s), trainer=trainer, exchanger=exchanger,
             gatherer=gatherer,
-            state_server=server, emit=emit,
+            state_server=server, emit=emit, home=SimulatedDisk(python_random(0, "home", slot)),
+            public_key=public, sign=key.sign,
         )  # fmt: skip
         swap = exchanger.swap
 

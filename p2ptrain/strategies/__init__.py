@@ -4,7 +4,7 @@ Each strategy is one file in this folder: one `async def run(self, node)` that r
 sees the world only through `node`, so the same file runs on real machines and in the simulator.
 """
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from p2ptrain.aggregators import Aggregator
 from p2ptrain.codecs import Codec
@@ -36,8 +36,10 @@ class Strategy(Recipe, Component):
         vector."""
         return replica
 
-    def serve(self, node: "Node") -> None:
-        """Answer calls of the strategy's own with `node.transport`: called once, before anybody is let in."""
+    def serve(self, node: "Node") -> Any:
+        """Answer calls of the strategy's own with `node.transport`: called once, before anybody is let in. What it
+        returns, if there is something to keep per node, is `node.service`. Raises `ConfigError`."""
+        return None
 
     async def run(self, node: "Node") -> None:
         """Train until `node.finished`. Must return soon after; is cancelled when the node drains."""

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from p2ptrain.errors import PeerError
 from p2ptrain.messages import parse
-from p2ptrain.ports import Contact, PeerId
+from p2ptrain.ports import Contact, PeerId, peer_id_of
 from p2ptrain.wire.membership_pb2 import PeerRecord, SignedRecord
 
 SIZE_BYTES_MAX = 8192
@@ -57,10 +57,6 @@ class Record:
     @property
     def contact(self) -> Contact:
         return Contact(self.addresses, self.certificate)
-
-
-def peer_id_of(public_key: bytes) -> PeerId:
-    return PeerId(hashlib.sha256(public_key).digest()[:16].hex())
 
 
 def is_signed(public_key: bytes, message: bytes, signature: bytes) -> bool:

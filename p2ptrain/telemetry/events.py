@@ -66,6 +66,16 @@ class Exchanged(Event):
 
 
 @dataclass(frozen=True)
+class Flooded(Event):
+    """Signed bytes went between this node and a neighbour, in so many bytes of messages, since the last time."""
+
+    peer: str
+    bytes_sent: int
+    bytes_received: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Failed(Event):
     """A swap this node took part in came to nothing; nothing was applied on either side."""
 

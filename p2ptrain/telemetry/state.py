@@ -264,6 +264,12 @@ def _(event: events.Exchanged, node: NodeState, time: float) -> NodeState:
 
 
 @_fold.register
+def _(event: events.Flooded, node: NodeState, time: float) -> NodeState:
+    sent, received = node.bytes_sent + event.bytes_sent, node.bytes_received + event.bytes_received
+    return replace(node, bytes_sent=sent, bytes_received=received)
+
+
+@_fold.register
 def _(event: events.Failed, node: NodeState, time: float) -> NodeState:
     return replace(node, failed=_count(node.failed, event.reason))
 

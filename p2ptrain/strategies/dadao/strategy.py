@@ -68,12 +68,11 @@ class Dadao(Strategy):
             raise ConfigError("dadao moves parameters only, and this model has other state (batch norm?)")
         return Cell(replica)
 
-    def serve(self, node: "Node") -> None:
-        node.kept = _Run(self, node)
+    def serve(self, node: "Node") -> "_Run":
+        return _Run(self, node)
 
     async def run(self, node: "Node") -> None:
-        run = node.kept
-        assert isinstance(run, _Run)
+        run: _Run = node.service
         await run.begin()
         async with asyncio.TaskGroup() as group:
             beside = [group.create_task(run.exchange()), group.create_task(run.compare())]

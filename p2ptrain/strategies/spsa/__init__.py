@@ -12,4 +12,17 @@ slope as one byte. The model is a pure function of the set of bytes, whatever th
     audit        do two peers have the same, and where do they differ
     selection    which parameters take part
     replica      all of it for one peer, without network and clock
+
+and what carries them:
+
+    roster       whose key may say bytes of which slot
+    link, flood  streams to neighbours; everything reaches everyone
+    donor        snapshots for newcomers
+    working      the module that the integers are shown to
+    part         all of it for one node
+    strategy     the method, and its configuration
 """
+
+from p2ptrain.strategies.spsa.strategy import Spsa
+
+__all__ = ["Spsa"]

@@ -15,7 +15,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator
 
-from p2ptrain.errors import CheckpointError, PeerError
+from p2ptrain.errors import CheckpointError, ConfigError, PeerError
 from p2ptrain.ports import Disk
 from p2ptrain.strategies.spsa.batch import SIZE_BYTES_MAX, Batch, decode, encode
 from p2ptrain.strategies.spsa.noise import Evaluation
@@ -91,13 +91,20 @@ class Log:
         ]
 
     def flush(self) -> None:
-        """Make everything durable. Raises `ConfigError` if the disk does not take it; then try again."""
+        """Make everything durable that was added before; may run on another thread than `add`. Raises `ConfigError` if
+        the disk does not take it; then try again."""
         if not self._dirty:
             return
-        self._write(_name(self._segment), self._frames)
-        self._dirty = False
-        if sum(map(len, self._frames)) >= SEGMENT_BYTES:
-            self._next()
+        self._dirty = False  # before its content is looked at: what comes meanwhile makes it so again
+        frames = self._frames[:]
+        try:
+            self._write(_name(self._segment), frames)
+        except ConfigError:
+            self._dirty = True
+            raise
+        if sum(map(len, frames)) >= SEGMENT_BYTES:
+            self._segment += 1
+            del self._frames[: len(frames)]
 
     def fold(self, without: Iterable[tuple[int, int, int]] = ()) -> int:
         """Write everything anew, without batches that others cover, and without whatever has bytes of (slot, first

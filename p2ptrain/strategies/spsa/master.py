@@ -45,23 +45,36 @@ class Master:
         self.lattice.subtract(steps)
         return len(steps)
 
-    def plan(self) -> Steps:
-        """The first half of `settle`, quick: what the caller must now subtract from `lattice`, on whatever thread."""
+    def plan(self, before: int | None = None) -> Steps:
+        """The first half of `settle`, quick: what the caller must now subtract from `lattice`, on whatever thread. Only
+        bytes of rounds `before` that one are to be in it, all if there is none given."""
         wanted = self._wanted(self.book.pages)
+        if before is not None:
+            wanted = self._older(wanted, before)
         steps = difference(wanted, self._applied, self.book.rule)
         self._applied = wanted
         return steps
 
+    def missing(self) -> int:
+        """How many steps along noise `settle` would take."""
+        return len(difference(self._wanted(self.book.pages), self._applied, self.book.rule))
+
     def before(self, round_number: int) -> Lattice:
         """A copy as it would be with the bytes of earlier rounds only, which may be compared with other peers'."""
-        kept = {
+        lattice = self.lattice.clone()
+        lattice.subtract(difference(self._older(self._applied, round_number), self._applied, self.book.rule))
+        return lattice
+
+    def pages_before(self, round_number: int) -> dict[int, Page]:
+        """What is in the integers that `before` gives."""
+        return {span: applied.page for span, applied in sorted(self._older(self._applied, round_number).items())}
+
+    def _older(self, spans: dict[int, Applied], round_number: int) -> dict[int, Applied]:
+        return {
             span: Applied(found, applied.exponent)
-            for span, applied in self._applied.items()
+            for span, applied in spans.items()
             if (found := _cut(applied.page, round_number - span * self.book.rule.span)) is not None
         }
-        lattice = self.lattice.clone()
-        lattice.subtract(difference(kept, self._applied, self.book.rule))
-        return lattice
 
     def _wanted(self, pages: dict[int, Page]) -> dict[int, Applied]:
         if pages is self.book.pages:
@@ -105,7 +118,7 @@ def _cut(page: Page, lines: int) -> Page | None:
     """The first rounds of a page, None if nothing is there; the page itself if that is all of it."""
     if lines <= 0:
         return None
-    if not page.counts[lines:].any():
+    if lines >= len(page.counts) or not page.counts[lines:].any():
         return page
     rows = {slot: row.copy() for slot, row in page.rows.items() if (row[:lines] != NOTHING).any()}
     for row in rows.values():

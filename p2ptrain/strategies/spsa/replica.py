@@ -13,7 +13,7 @@ from p2ptrain.errors import PeerError
 from p2ptrain.ports import Bytes, Disk
 from p2ptrain.strategies.spsa import snapshot
 from p2ptrain.strategies.spsa.batch import SIZE_BYTES_MAX, Batch, Run, Sign, Verify, decode, encode
-from p2ptrain.strategies.spsa.book import Book, Put
+from p2ptrain.strategies.spsa.book import NOTHING, Book, Put
 from p2ptrain.strategies.spsa.lattice import FRACTION_BITS, Lattice
 from p2ptrain.strategies.spsa.log import Log
 from p2ptrain.strategies.spsa.master import Master
@@ -67,7 +67,8 @@ class Replica:
         self._num_uncovered = 0  # in so many batches
 
     def restore(self) -> list[str]:
-        """Go on from the disk; what was damaged, in words. Whatever was not published is gone, for everyone.
+        """Go on from the disk, and `settle` before anything else; what was damaged, in words. Whatever was not
+        published is gone, for everyone.
 
         If there are such notes, bytes of our own may be gone that others have: get theirs before evaluating."""
         notes = self.log.load()
@@ -77,10 +78,14 @@ class Replica:
         size = self.master.lattice.values.numel()
         found, more = snapshot.latest(self._disk, self.rule, self.identity, size)
         if found is not None:
-            self.master.load(found.lattice(self.master.lattice.key, self.master.lattice.values.device), found.pages)
-        self.master.settle()
+            self.adopt(found)
         self.advance()
         return notes + more
+
+    def adopt(self, found: snapshot.Snapshot) -> None:
+        """Take over a master: what it has and the book has not goes with the next `settle`, and the other way round."""
+        old = self.master.lattice
+        self.master.load(found.lattice(old.key, old.values.device), found.pages)
 
     def advance(self) -> None:
         """Go on to the next round, or to the one after what half of the others have reached."""
@@ -91,13 +96,17 @@ class Replica:
         """Measure the slope along the next noise of this round, and say it; the byte. `out`, (d,), is overwritten.
 
         Raises `ValueError` for a slope that is NaN or a round that has all its samples."""
+        return self.say(slope(self.master.lattice, self.next(), self.rule.eps, loss_at, out))
+
+    def next(self) -> Evaluation:
+        """The next of this round. Raises `ValueError` for a round that has all its samples."""
         if self.sample >= self.rule.samples_max:
             raise ValueError(f"round {self.round} has {self.sample} evaluations of this peer already: advance first")
-        evaluation = Evaluation(self.round, self.slot, self.sample)
-        byte = quantise(
-            slope(self.master.lattice, evaluation, self.rule.eps, loss_at, out),
-            self.book.exponent(self.round // self.rule.span),
-        )
+        return Evaluation(self.round, self.slot, self.sample)
+
+    def say(self, slope: float) -> int:
+        """The byte for the slope along the `next` noise. Raises `ValueError` for NaN."""
+        byte = quantise(slope, self.book.exponent(self.round // self.rule.span))
         run = Run(self.round, self.sample, bytes([byte % 256]))
         self.book.put(Batch(self.slot, (run,)))
         self._unsigned.append(run)
@@ -109,13 +118,21 @@ class Replica:
         Raises `ConfigError` if the disk does not take it; then try again.
 
         After many small batches one comes that says all of it again, and saves everyone their signatures."""
+        self.sign()
+        # A byte that others have and we forgot would be said again, differently: the disk comes first.
+        self.log.flush()
+        return self.signed()
+
+    def sign(self) -> None:
+        """The first third of `publish`; the second is `log.flush`, which may run on another thread."""
         while self._unsigned:
             now, self._unsigned = self._unsigned[:SIGNED_MAX], self._unsigned[SIGNED_MAX:]
             batch = Batch(self.slot, join(now)).sign(self.identity, self._credentials.sign)
             self.log.add(batch)
             self._signed += [encode(batch), *self._cover(now)]
-        # A byte that others have and we forgot would be said again, differently: the disk comes first.
-        self.log.flush()
+
+    def signed(self) -> list[bytes]:
+        """The last third of `publish`."""
         records, self._signed = self._signed, []
         return records
 
@@ -150,10 +167,15 @@ class Replica:
         """Bring the master up to the book."""
         return self.master.settle()
 
+    def said(self, slot: int) -> int:
+        """How many evaluations of a slot are known."""
+        rows = (page.rows[slot] for page in self.book.pages.values() if slot in page.rows)
+        return sum(int((row != NOTHING).sum()) for row in rows)
+
     def snapshot(self) -> str:
         """Write the settled master to the disk, and the log without what is said twice; the file's name."""
         self.log.fold()
-        return snapshot.save(self._disk, self.master)
+        return snapshot.save(self._disk, snapshot.pack(self.master))
 
     def records(self, first: int, last: int) -> Iterator[bytes]:
         """The batches that say something of rounds [first, last), for another peer, in the order of their rounds: it

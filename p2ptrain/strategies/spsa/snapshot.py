@@ -42,13 +42,15 @@ class Snapshot:
         return Lattice(key, self.values.to(device))
 
 
-def pack(master: Master) -> bytes:
-    """A settled master as a file."""
-    batches = [encode(batch) for batch in batches_of(master.pages, master.book.rule.span)]
-    parts = [_MAGIC, master.book.identity, struct.pack("<QI", master.lattice.values.numel(), len(batches))]
+def pack(master: Master, before: int | None = None) -> bytes:
+    """A settled master as a file; with the bytes of rounds `before` one only, the same for all that have these."""
+    lattice = master.lattice if before is None else master.before(before)
+    pages = master.pages if before is None else master.pages_before(before)
+    batches = [encode(batch) for batch in batches_of(pages, master.book.rule.span)]
+    parts = [_MAGIC, master.book.identity, struct.pack("<QI", lattice.values.numel(), len(batches))]
     for batch in batches:
         parts += [struct.pack("<I", len(batch)), batch]
-    parts.append(master.lattice.values.cpu().numpy().astype("<i8", copy=False).tobytes())
+    parts.append(lattice.values.cpu().numpy().astype("<i8", copy=False).tobytes())
     content = b"".join(parts)
     return content + hashlib.sha256(content).digest()
 
@@ -78,11 +80,11 @@ def unpack(content: bytes, rule: Rule, identity: bytes, size: int) -> Snapshot:
     return Snapshot(values, book.pages)
 
 
-def save(disk: Disk, master: Master) -> str:
-    """Write durably, then drop all but the newest two; its name."""
+def save(disk: Disk, content: bytes) -> str:
+    """Write a packed master durably, then drop all but the newest two; its name."""
     existing = _names(disk)
     name = f"{_PREFIX}{_number(existing[0]) + 1 if existing else 1:06d}{_SUFFIX}"
-    disk.write(name + _DRAFT, pack(master))
+    disk.write(name + _DRAFT, content)
     disk.rename(name + _DRAFT, name)
     for old in existing[KEPT - 1 :]:
         disk.remove(old)

@@ -43,7 +43,9 @@ class Peers:
     def restart(self, slot: int) -> list[str]:
         """As after `kill -9`: nothing is left but the disk."""
         self.replicas[slot] = self.make(slot)
-        return self.replicas[slot].restore()
+        notes = self.replicas[slot].restore()
+        self.replicas[slot].settle()
+        return notes
 
     def start(self) -> Lattice:
         return Lattice.of(key_of(self.identity), self.weights)

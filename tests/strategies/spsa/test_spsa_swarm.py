@@ -197,7 +197,7 @@ def test_a_broken_master_is_named_and_mended_by_a_snapshot() -> None:
     assert faults == {2: "master"}
     found = snapshot.unpack(donated, SMALL, chaos.peers.identity, 200)
     assert Lattice((0, 0), found.values).digest().hex() == good
-    replicas[2].master.load(found.lattice(replicas[2].master.lattice.key, torch.device("cpu")), found.pages)
+    replicas[2].adopt(found)
     synchronise_all(replicas)
     assert len(set(chaos.peers.digests())) == 1
 
@@ -297,7 +297,7 @@ def join(newcomer: Replica, donor: Replica) -> None:
     found = snapshot.unpack(
         snapshot.pack(donor.master), donor.rule, donor.identity, donor.master.lattice.values.numel()
     )
-    newcomer.master.load(found.lattice(donor.master.lattice.key, torch.device("cpu")), found.pages)
+    newcomer.adopt(found)
     newcomer.mend(donor.records(0, LAST))
     newcomer.settle()
 

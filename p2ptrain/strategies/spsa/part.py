@@ -1,0 +1,204 @@
+"""A node's part in a run: the replica, the module that follows it, the flood, and whose turn the integers are."""
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from p2ptrain.strategies.spsa import snapshot
+from p2ptrain.strategies.spsa.audit import fingerprint
+from p2ptrain.strategies.spsa.donor import Donor
+from p2ptrain.strategies.spsa.flood import EVERYTHING, Flood
+from p2ptrain.strategies.spsa.lattice import Lattice
+from p2ptrain.strategies.spsa.working import Working
+from p2ptrain.telemetry.events import Noted
+from p2ptrain.wire.onebyte_pb2 import Said
+
+if TYPE_CHECKING:
+    from p2ptrain.node import Node
+
+LAG_MAX = 256
+"""Rounds that the others' bytes are waited for before they count."""
+CATCH_UP_S = 60.0
+"""How long a node listens before it measures; longer only if it lost bytes of its own."""
+FIRST_LINK_S = 10.0
+REPLAYED_MAX = 1 << 30
+"""Parameters times bytes that a newcomer rather replays, in about a second, than fetch a snapshot."""
+QUIET_S = 120.0
+"""How long a node that has finished waits for others that have too, and do not end with the same."""
+OTHERS_S = 3600.0
+"""The same for others that still measure."""
+
+
+class Part:
+    """Made by `Spsa.serve`."""
+
+    def __init__(
+        self,
+        node: "Node",
+        flood: Flood,
+        working: Working,
+        start: Callable[[], Lattice],
+        audit_every: int,
+        horizon: int,
+    ) -> None:
+        """`start`: the run's first integers, made anew."""
+        self.node, self.flood, self.replica, self.working, self._start = node, flood, flood.replica, working, start
+        self.audit_every, self.horizon = audit_every, horizon
+        self.turn = asyncio.Lock()
+        self.donor = Donor(flood, self.turn)
+        self.notes: list[str] = []
+        """What was damaged on the disk."""
+        self._audits = 0
+
+    async def catch_up(self) -> None:
+        """Get what was said before this node measures anything: its own bytes of an earlier life are among it."""
+        node, flood = self.node, self.flood
+        for note in self.notes:
+            node.emit(Noted("warning", note))
+        started, patience_s = self._now(), 10 * CATCH_UP_S if self.notes else CATCH_UP_S
+        while not node.draining and not any(link.equal for link in flood.links.values()):
+            waited_s = self._now() - started
+            in_sight = any(link.greeted for link in flood.links.values())
+            if waited_s > (patience_s if in_sight or self.notes else FIRST_LINK_S) or not node.membership.view():
+                break
+            await flood.news(0.2)
+        flood.caught_up = True
+        lattice = self.replica.master.lattice
+        if self.replica.master.missing() * lattice.values.numel() > REPLAYED_MAX:
+            found = await self.donor.get(lattice.values.numel())
+            if found is not None:
+                self.replica.adopt(found)
+        await self.apply(self.working.begin)
+        node.trainer.steps = self.replica.said(self.replica.slot)
+
+    async def apply(self, then: Callable[[Lattice], object], before: int | None = None) -> None:
+        """Bring the integers up to all bytes, or to those of rounds `before` one, and do something with them."""
+        async with self.turn:
+            steps, lattice = self.replica.master.plan(before), self.replica.master.lattice
+
+            def work() -> None:
+                lattice.subtract(steps)
+                then(lattice)
+
+            await self.node.compute.run(work)
+
+    async def measure(self, eps: float) -> None:
+        """One evaluation, on the integers with the bytes of all rounds that are ripe, and its byte."""
+        replica, trainer = self.replica, self.node.trainer
+        evaluation, slopes = replica.next(), list[float]()
+
+        def step(progress: float) -> float:
+            lattice.subtract(steps)
+            batch = trainer.batch(trainer.steps)
+            trainer.steps += 1
+            slope, loss = self.working.measure(lattice, evaluation, eps, batch)
+            slopes.append(slope)
+            return loss
+
+        async with self.turn:
+            steps, lattice = replica.master.plan(self.ripe()), replica.master.lattice
+            await self.node.train(step)
+            for slope in slopes:
+                replica.say(slope)
+
+    def ripe(self) -> int:
+        """Rounds before this count: all that are at work have said something later, or were waited for long enough."""
+        book, view = self.replica.book, self.node.membership.view()
+        at_work = self.flood.roster.slots_of(member.peer for member in view if member.state == "training")
+        heads = [book.heads[slot] + 1 for slot in (at_work | {self.replica.slot}) if slot in book.heads]
+        return max(min(heads, default=0), self.replica.book.frontier(self.replica.left) - LAG_MAX)
+
+    async def audit(self) -> None:
+        """Every so many rounds: seal what is there, close what is long past, keep the integers for the next start."""
+        replica, flood = self.replica, self.flood
+        number = self.ripe() // self.audit_every * self.audit_every
+        if number <= (flood.audit.round if flood.audit is not None else 0):
+            return
+        async with self.turn:
+            steps = replica.master.plan(self.ripe())
+            log, master = fingerprint(replica.book, 0, number), replica.master
+
+            def work() -> bytes:
+                master.lattice.subtract(steps)
+                return master.before(number).digest()
+
+            digest = await self.node.compute.run(work)
+        flood.audit = Said.Seal(round=number, log=log, master=digest)
+        if not self._is_like_most():
+            await self._rebuild()
+        async with flood.writing:
+            replica.close(number - self.horizon)
+        self._audits += 1
+        if self._audits % 16 == 0:
+            await self._keep(number)
+
+    async def end(self) -> None:
+        """Returns when all that are there have finished, and end with the same set and the same integers."""
+        node, flood = self.node, self.flood
+        await flood.publish()
+        node.finish()
+        flood.finished = True
+        changed, known = self._now(), b""
+        while not node.draining:
+            log = fingerprint(self.replica.book, 0, EVERYTHING)
+            if log != known:
+                known, changed = log, self._now()
+                await self.apply(self.working.follow)
+                flood.say_final(log, await node.compute.run(self.replica.master.lattice.digest))
+            view = node.membership.view()
+            finished = all(member.state in ("finished", "done") for member in view)
+            if finished and self._all_end_like_this(log):
+                node.done()
+                if all(member.state == "done" for member in view):
+                    return
+            if self._now() - changed > (QUIET_S if finished else OTHERS_S):
+                node.emit(Noted("warning", "ends without all others having said that they end with the same"))
+                return
+            await flood.news(0.2)
+
+    def _all_end_like_this(self, log: bytes) -> bool:
+        flood, mine = self.flood, self.flood.finals[self.replica.slot]
+        peers = [member.peer for member in self.node.membership.view()]
+        slots = flood.roster.slots_of(peers)
+        if len(slots) < len(peers) or any(slot not in flood.finals for slot in slots):
+            return False
+        for slot in slots:
+            theirs = flood.finals[slot]
+            if theirs.log == mine.log == log and theirs.master != mine.master:
+                flood.reject(flood.roster.peer(slot) or "", "wrong-master", "has all bytes, and other integers")
+        return all(flood.finals[slot].log == log for slot in slots)
+
+    def _is_like_most(self) -> bool:
+        """Whether, of the neighbours that sealed the same bytes, no more have other integers than have ours; those
+        that differ from most are named, this node too."""
+        mine = self.flood.audit
+        assert mine is not None
+        alike, other = 1, list[str]()
+        for link in self.flood.links.values():
+            if link.audit is not None and (link.audit.round, link.audit.log) == (mine.round, mine.log):
+                if link.audit.master == mine.master:
+                    alike += 1
+                else:
+                    other.append(link.peer)
+        if len(other) > alike:
+            self.node.emit(Noted("error", f"our integers before round {mine.round} are not what most neighbours have"))
+            return False
+        for peer in other:
+            self.flood.reject(peer, "wrong-master", f"other integers from the same bytes before round {mine.round}")
+        return True
+
+    async def _rebuild(self) -> None:
+        """From the start, by replaying everything: that needs nobody's word."""
+        async with self.turn:
+            self.replica.master.load(await self.node.compute.run(self._start), {})
+        await self.apply(self.working.follow, self.ripe())
+
+    async def _keep(self, number: int) -> None:
+        node, replica = self.node, self.replica
+        async with self.turn:
+            content = await node.compute.run(lambda: snapshot.pack(replica.master, number))
+        async with self.flood.writing:
+            await node.compute.aside(lambda: snapshot.save(node.home, content))
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
