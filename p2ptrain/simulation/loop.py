@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
 from typing import Any, NoReturn, TypeVar
 
+import torch
+
 T = TypeVar("T")
 
 NODE: ContextVar[str] = ContextVar("NODE", default="")
@@ -138,8 +140,19 @@ class _Task(asyncio.Task[T]):
 
 def run(main: Coroutine[Any, Any, T]) -> T:
     """`asyncio.run` in virtual time."""
-    with _collecting_seldom(), asyncio.Runner(loop_factory=VirtualLoop) as runner:
+    with _collecting_seldom(), _one_thread(), asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(main)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums come out the same on every machine, and small tensors do not wait for a second core that others use."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager

@@ -3,14 +3,24 @@ and Oyallon 2023, arXiv:2306.08289).
 
 On a badly connected graph replicas then agree as if its chi1 were sqrt(chi1 chi2); where the two are equal, as on a
 complete graph, it is plain gossip at twice the memory. Only x travels.
+
+Time is counted in a node's own steps. At the start of each the two vectors flow towards each other, and what is mixed
+then is what exchanges send: in the other order, mixing after sending, half of the gain is lost.
 """
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 from torch import Tensor
 
 from p2ptrain.errors import ConfigError
+from p2ptrain.graphs import Graph
+from p2ptrain.strategies import register
+from p2ptrain.strategies.gossip import Gossip
+
+if TYPE_CHECKING:
+    from p2ptrain.node import Node
 
 
 class State(NamedTuple):
@@ -67,3 +77,51 @@ def exchange_event(state_i: State, state_j: State, constants: Constants) -> tupl
         jump(state_i, state_i.x, state_j.x, constants),
         jump(state_j, state_j.x, state_i.x, constants),
     )
+
+
+class Momentum:
+    """x~ beside a replica's x: its `training.replica.Companion`."""
+
+    def __init__(self, flat: Tensor, constants: Constants) -> None:
+        self.constants = constants
+        self.reset(flat)
+
+    def reset(self, flat: Tensor) -> None:
+        self.x_tilde, self._seen = flat.clone(), flat.clone()
+
+    def corrected(self, flat: Tensor, by: Tensor) -> None:
+        """An exchange's jump: `by` is alpha times the difference."""
+        self.x_tilde += self.constants.alpha_tilde / self.constants.alpha * by
+        self._seen += by
+
+    def before_step(self, flat: Tensor) -> None:
+        """The gradient event of the step before, then a unit of flow."""
+        self.x_tilde += flat - self._seen
+        state = flow(State(flat, self.x_tilde), 1.0, self.constants)
+        flat.copy_(state.x)
+        self.x_tilde = state.x_tilde
+        self._seen.copy_(flat)
+
+
+@register("acid")
+class Acid(Gossip):
+    """Gossip with momentum, for sparse graphs (A2CiD2, arXiv:2306.08289)."""
+
+    needs_graph = True
+
+    momentum: bool = True
+    """Off, it is plain gossip on the same graph."""
+
+    def serve(self, node: "Node") -> None:
+        if not self.momentum:
+            return
+        assert node.graph is not None
+        rates = swap_rates(node.graph, self._rate(0.0) * self.gossip_steps)
+        found = constants(node.graph.chi1(rates), node.graph.chi2(rates))
+        node.trainer.replica.companion = Momentum(node.trainer.replica.flat, found)
+
+
+def swap_rates(graph: Graph, rate: float) -> np.ndarray:
+    """(m,): swaps of each edge per step when every node starts `rate` of them, with any of its neighbours alike."""
+    degrees = np.bincount(np.array(graph.edges).reshape(-1), minlength=graph.num_nodes)
+    return np.array([rate * (1 / degrees[i] + 1 / degrees[j]) for i, j in graph.edges])

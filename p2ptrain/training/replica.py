@@ -75,6 +75,22 @@ class Shared(Protocol):
         ...
 
 
+class Companion(Protocol):
+    """A second vector that goes along with the model, for methods that need one. Belongs to the compute thread."""
+
+    def corrected(self, flat: Tensor, by: Tensor) -> None:
+        """`by`, (d,), was added to the model, (d,): what exchanges came to since the last time."""
+        ...
+
+    def before_step(self, flat: Tensor) -> None:
+        """The optimizer is about to update the model, (d,), which may be changed in place."""
+        ...
+
+    def reset(self, flat: Tensor) -> None:
+        """The model was replaced."""
+        ...
+
+
 class Replica:
     """One node's copy of the model.
 
@@ -91,6 +107,7 @@ class Replica:
         self._spare = torch.empty_like(self._published, pin_memory=pinned)
         self._published.copy_(self.flat)
         self._base_buffers = self.flat[self.num_parameters :].clone()
+        self.companion: Companion | None = None
         self._lock = threading.Lock()
         self._lease: Lease | None = None
         self._behind = False  # `flat` holds local steps that the snapshot does not
@@ -152,9 +169,18 @@ class Replica:
         """Take committed corrections into `flat`: after `backward`, before `optimizer.step` (as AD-PSGD does)."""
         with self._lock:
             self._take_in()
+            if self.companion is not None:
+                self.companion.before_step(self.flat)
             self._behind = True
 
     def _take_in(self) -> None:
+        if self.companion is None or not (self._ahead or self._pending):
+            return self._add_corrections()
+        before = self.flat.clone()
+        self._add_corrections()
+        self.companion.corrected(self.flat, self.flat - before)
+
+    def _add_corrections(self) -> None:
         if self._ahead:
             parameters = self.num_parameters
             self.flat[:parameters].copy_(self._published[:parameters], non_blocking=True)
@@ -197,6 +223,8 @@ class Replica:
             self._published.copy_(vector)
             self._base_buffers.copy_(self.flat[self.num_parameters :])
             self._ahead = self._pending = self._behind = self._stale = False
+            if self.companion is not None:
+                self.companion.reset(self.flat)
 
 
 def named_slices(module: nn.Module) -> Iterator[tuple[str, slice]]:

@@ -13,10 +13,10 @@ from p2ptrain.strategies.dadao.cell import Cell
 from p2ptrain.telemetry.events import Evaluated, Exchanged, Noted, Stamped, Stopped
 from p2ptrain.topology import Topology
 
-TASK = {"name": "convex", "whole": True, "condition": 20}
+TASK = {"name": "convex", "whole": True, "condition": 10}
 STRATEGY = {"name": "dadao", "unit": 1.0}
 RUN = {
-    "task": TASK, "strategy": STRATEGY, "codec": "fp32", "data": {"split": "by-label"}, "steps": 450,
+    "task": TASK, "strategy": STRATEGY, "codec": "fp32", "data": {"split": "by-label"}, "steps": 350,
     "evaluate_every": 20,
 }  # fmt: skip
 
@@ -91,10 +91,10 @@ def test_all_nodes_find_the_optimum_though_each_has_one_kind_of_data() -> None:
 @pytest.mark.parametrize(
     ("faults", "more"),
     [
-        ([], {"links": {"default": {"latency": "100ms"}}}),
+        ([], {"links": {"default": {"latency": "100ms"}}, "run": {"strategy": {**STRATEGY, "unit": 3.0}}}),
         ([], {"run": {"strategy": {**STRATEGY, "clock": "wall"}}}),
         ([], {"run": {"strategy": {**STRATEGY, "rates": "optimal"}}}),
-        ([], {**UNEQUAL, "run": {"steps": None, "seconds": 450}}),
+        ([], {**UNEQUAL, "run": {"steps": None, "seconds": 400}}),
         ([{"at": 40, "pause": "node-1", "for": 30}], {}),
         ([{"at": 40, "partition": [["node-0", "node-1"], ["node-2", "node-3", "node-4"]], "for": 40}], {}),
         ([{"at": 40, "kill": "node-2", "for": 30}], {}),

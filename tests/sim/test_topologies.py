@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from rich.console import Console
 
 from node import simulated
@@ -23,12 +22,7 @@ def ids(path: Path) -> str:
 
 def simulate(topology: Topology, out: Path) -> tuple[int, dict[str, Any]]:
     """The exit code, and what was expected and got."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        code = simulated.up(topology, out, Console(file=io.StringIO()))
-    finally:
-        torch.set_num_threads(threads)
+    code = simulated.up(topology, out, Console(file=io.StringIO()))
     expect = json.loads((out / "summary.json").read_text())["expect"]
     return code, {item["what"]: item for item in expect}
 
