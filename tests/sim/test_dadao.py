@@ -115,10 +115,11 @@ def test_quantised_exchanges_cancel_too() -> None:
 
 
 def test_a_loss_that_is_steeper_than_was_said_is_noticed() -> None:
-    """L is several times too small: the model is thrown far away, and every node begins again with half the step."""
-    seen = Seen(topology(run={"strategy": {**STRATEGY, "smoothness": 0.3}, "steps": 600}))
+    """L is thirty times too small: models are thrown far away, and begin again with half the step."""
+    said = {"smoothness": 0.1, "convexity": 0.05}
+    seen = Seen(topology(run={"strategy": {**STRATEGY, **said}}))
     assert any("diverged" in note for note in seen.notes())
-    assert max(seen.gaps().values()) < 1e-3
+    assert max(seen.gaps().values()) < 0.5
 
 
 def test_what_cannot_be_is_refused_before_the_run() -> None:

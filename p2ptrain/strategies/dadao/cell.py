@@ -7,6 +7,7 @@ those who are left is zero at once and without a word between them, whether a no
 state, or applied an exchange that the other side did not.
 """
 
+import asyncio
 import hashlib
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ class Cell:
         self.written_off: Callable[[str], None] = lambda peer: None
         """Hears of a peer whose account was not what it says."""
         self.accounts: dict[str, Account] = {}
+        self.num_exchanges = 0
+        self._exchanged = asyncio.Event()
         self._zero, self._own, self._out = torch.zeros(self.size), torch.empty(self.size), torch.empty(self.size)
         self._lease: Lease | None = None
         self._clock: Clock = ByExchange(0.0)
@@ -112,6 +115,13 @@ class Cell:
         account = self.accounts.setdefault(lease.peer, Account(torch.zeros_like(difference), b""))
         account.moved.sub_((constants.beta + 2 * constants.beta_tilde) * difference)
         account.last = exchange
+        self.num_exchanges += 1
+        self._exchanged.set()
+        self._exchanged = asyncio.Event()
+
+    async def exchanged(self) -> None:
+        """Returns after the next exchange that counts."""
+        await self._exchanged.wait()
 
     def release(self, lease: Lease) -> None:
         if lease is self._lease:

@@ -31,6 +31,9 @@ MAX_BACKLOG = 20.0
 """Units of time: events that are late by more are dropped."""
 COMPARED_EVERY_S = 5.0
 MARGINS = {"uniform": 1.25, "optimal": 1.5}
+GRADIENTS_PER_UNIT, GRADIENTS_AHEAD = 1.5, 5.0
+"""By the clock of exchanges, no more gradients than this come: on links that cannot keep up, further ones would be of
+no use, at the price of a CPU that exchanges need."""
 STEEPER = 100.0
 """A gradient this many times longer than the first one says that L was too small."""
 
@@ -95,6 +98,8 @@ class _Run:
         self.agreement = Agreement(node.transport, self._take_constants)
         self.rates = edge_rates(graph, strategy.rates, strategy.margin)
         self.chi1, self.chi2 = graph.chi1(self.rates), graph.chi2(self.rates)
+        self.clock: Clock = ByExchange(0.0)
+        self._num_gradients = 0
         self._news = asyncio.Event()
         cell.written_off = self._note_write_off
 
@@ -104,10 +109,10 @@ class _Run:
         self.agreement.begin(Bounds(strategy.smoothness or found[0], strategy.convexity or found[1]))
         constants = self._constants()
         now = asyncio.get_running_loop().time
-        clock: Clock = ByWall(strategy.unit, now, now())
+        self.clock = ByWall(strategy.unit, now, now())
         if strategy.clock == "exchange":
-            clock = ByExchange(exchange_gaps(self.graph, self.rates)[node.slot])
-        self.cell.begin(node.trainer.replica.snapshot(), constants, clock)
+            self.clock = ByExchange(exchange_gaps(self.graph, self.rates)[node.slot])
+        self.cell.begin(node.trainer.replica.snapshot(), constants, self.clock)
 
     async def take_gradients(self) -> None:
         """At the ticks of a Poisson clock, until all are through: who stopped at its own end would leave the others
@@ -116,6 +121,7 @@ class _Run:
         first = 0.0
         while not node.draining and (not node.finished or node.others_train()):
             await ticks.next(1.0)
+            await self._due_by_exchanges()
             at = cell.x
             gradient = await node.gradient(at)
             norm = float(torch.linalg.vector_norm(gradient)) if gradient is not None else np.inf
@@ -126,6 +132,15 @@ class _Run:
                 cell.gradient(at, gradient)
             if node.finished:
                 node.finish()
+
+    async def _due_by_exchanges(self) -> None:
+        """Returns when exchanges have made time for another gradient, or nobody is there to exchange with."""
+        self._num_gradients += 1
+        while isinstance(self.clock, ByExchange) and not self.node.draining and self.node.peers():
+            units = self.cell.num_exchanges * self.clock.gap
+            if self._num_gradients <= GRADIENTS_PER_UNIT * units + GRADIENTS_AHEAD:
+                break
+            await within(1.0, self.cell.exchanged())
 
     async def exchange(self) -> None:
         """On the edges to higher slots, each at the ticks of a Poisson clock; the others' ends see to the others."""
