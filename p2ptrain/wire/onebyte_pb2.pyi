@@ -23,16 +23,14 @@ class Said(_message.Message):
         batches: _containers.RepeatedScalarFieldContainer[bytes]
         def __init__(self, keys: _Optional[_Iterable[bytes]] = ..., batches: _Optional[_Iterable[bytes]] = ...) -> None: ...
     class Seal(_message.Message):
-        __slots__ = ("round", "log", "master", "horizon")
+        __slots__ = ("round", "log", "master")
         ROUND_FIELD_NUMBER: _ClassVar[int]
         LOG_FIELD_NUMBER: _ClassVar[int]
         MASTER_FIELD_NUMBER: _ClassVar[int]
-        HORIZON_FIELD_NUMBER: _ClassVar[int]
         round: int
         log: bytes
         master: bytes
-        horizon: int
-        def __init__(self, round: _Optional[int] = ..., log: _Optional[bytes] = ..., master: _Optional[bytes] = ..., horizon: _Optional[int] = ...) -> None: ...
+        def __init__(self, round: _Optional[int] = ..., log: _Optional[bytes] = ..., master: _Optional[bytes] = ...) -> None: ...
     class Question(_message.Message):
         __slots__ = ("first", "last")
         FIRST_FIELD_NUMBER: _ClassVar[int]

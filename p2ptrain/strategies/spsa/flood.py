@@ -42,6 +42,7 @@ SETTLED_S = 5.0
 REDIAL_S, SHUNNED_S = 1.0, 30.0
 BEHIND = 128
 """Who lacks so many rounds asks for all of them at once."""
+FINALS_REPEATED = 8
 TOLD_S = 5.0
 """What a neighbour, or a signer, is refused for is said so often, and the bytes that went."""
 _LIES = frozenset({"malformed", "oversized", "wrong-model", "bad-signature", "flooding", "crowded", "slot-taken"})
@@ -196,6 +197,8 @@ class Flood:
                 sealed = self._now()
                 for seal in self._seals():
                     await link.send(Said(seal=seal))
+                for final in self._some_finals():
+                    await link.send(Said(final=final))
             if self._now() - accounted > TOLD_S:
                 self._account(link, accounted)
                 accounted = self._now()
@@ -224,6 +227,11 @@ class Flood:
         yield Said.Seal(round=last, log=fingerprint(self.replica.book, 0, last))
         if self.audit is not None:
             yield self.audit
+
+    def _some_finals(self) -> list[Said.Final]:
+        """Again, for those who did not hear."""
+        finals = list(self.finals.values()) if self.finished else []
+        return self._rng.sample(finals, min(FINALS_REPEATED, len(finals)))
 
     def _settled(self) -> int:
         """Rounds before this were reached by most some seconds ago."""
