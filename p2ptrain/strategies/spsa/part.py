@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from p2ptrain.node import Node
     from p2ptrain.strategies.spsa.strategy import Spsa
 
-LAG_MAX = 256
-"""Rounds that the others' bytes are waited for before they count."""
 CATCH_UP_S = 60.0
 """How long a node listens before it measures; longer only if it lost bytes of its own."""
 FIRST_LINK_S = 10.0
@@ -113,7 +111,7 @@ class Part:
         book, view = self.replica.book, self.node.membership.view()
         at_work = self.flood.roster.slots_of(member.peer for member in view if member.state == "training")
         heads = [book.heads[slot] + 1 for slot in (at_work | {self.replica.slot}) if slot in book.heads]
-        return max(min(heads, default=0), self.replica.book.frontier(self.replica.left) - LAG_MAX)
+        return max(min(heads, default=0), self.flood.settled())
 
     async def audit(self) -> None:
         """Every so many rounds: seal what is there, close what is long past, keep the integers for the next start."""
@@ -144,7 +142,6 @@ class Part:
         node, flood = self.node, self.flood
         await flood.publish()
         node.finish()
-        flood.finished = True
         changed, known = self._now(), b""
         while not node.draining:
             log = fingerprint(self.replica.book, 0, EVERYTHING)
@@ -153,7 +150,7 @@ class Part:
                 await self.apply(self.working.follow)
                 flood.say_final(log, await node.compute.run(self.replica.master.lattice.digest))
             view = node.membership.view()
-            finished = all(member.state in ("finished", "done") for member in view)
+            finished = flood.finished = all(member.state in ("finished", "done") for member in view)
             if finished and self._all_end_like_this(log):
                 node.done()
                 if all(member.state == "done" for member in view):
