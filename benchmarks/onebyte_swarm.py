@@ -3,11 +3,11 @@
     python -m benchmarks.onebyte_swarm [--json FILE] [--seconds N] [--rounds N]
 
 Wire: 16 peers in one process, real gRPC and TLS over loopback, batches of a second; slopes are drawn at random, all
-else is real. Counted are the sockets' own counters (TCP_INFO): what TCP carried, TLS and HTTP/2 included, and the headers
-of its segments at 52 bytes each, acknowledgements too. Per evaluation and peer that came to know it.
+else is real. Counted are the sockets' own counters (TCP_INFO): what TCP carried, TLS and HTTP/2 included, and the
+headers of its segments at 52 bytes each, acknowledgements too. Per evaluation and peer that came to know it.
 
 Learning: eight simulated nodes go on from digits that are partly learned, over links of 20 ms; beside them one machine
-that makes the same evaluations, along the same noise, in float64 and in step. Once more with one of the eight that joins
+that makes the same evaluations, along the same noise, in float64 and in step. Once more with one of the eight joining
 at half time, of which only the hashes at the end are asked.
 """
 
@@ -68,11 +68,12 @@ def main() -> None:
     cases = [("ring", 50.0, 1.0), ("ring", 50.0, 0.25), ("ring", 10.0, 1.0), ("regular", 50.0, 1.0)]
     wires = [asyncio.run(wire(kind, rate, relay_s, options.seconds)) for kind, rate, relay_s in cases]
     table(f"{PEERS} peers, gRPC and TLS, batches of a second", list(wires[0]), [tuple(row.values()) for row in wires])
-    learned = learning(options.rounds)
-    table("Eight simulated nodes, digits", list(learned), [tuple(learned.values())])
-    fine = wires[0]["with headers"] <= WIRE_MAX and learned["error of the drop"] <= DROP_MAX and learned["hashes"] == 1
+    learned = [learning(options.rounds, lr) for lr in (0.002, 0.004)]
+    table("Eight simulated nodes, digits", list(learned[0]), [tuple(row.values()) for row in learned])
+    one_hash = all(row["hashes"] == 1 for row in learned)
+    fine = wires[0]["with headers"] <= WIRE_MAX and learned[0]["error of the drop"] <= DROP_MAX and one_hash
     print(
-        f"at most {WIRE_MAX} bytes per evaluation at 50 a second, drop within {DROP_MAX}: {'ok' if fine else 'MISSED'}"
+        f"at most {WIRE_MAX} bytes per evaluation at 50 a second, drop within {DROP_MAX} at the first rate: {'ok' if fine else 'MISSED'}"
     )
     write_json(options.json, {"wire": wires, "learning": learned})
 
@@ -210,7 +211,7 @@ def _half_learned(hidden: int, seed: int) -> dict[str, Tensor]:
     return model.state_dict()
 
 
-def learning(num_rounds: int, num_peers: int = 8, lr: float = 0.004) -> dict[str, Any]:
+def learning(num_rounds: int, lr: float, num_peers: int = 8) -> dict[str, Any]:
     node = {"heartbeat": 2, "step": 0.1}
     strategy = {"name": "spsa", "lr": lr, "exponent": -3}
     run = {"task": {"name": "half-learned-digits", "hidden": 16, "batch_size": 64}, "strategy": strategy}
@@ -227,6 +228,7 @@ def learning(num_rounds: int, num_peers: int = 8, lr: float = 0.004) -> dict[str
     images, labels = Digits().batch(np.arange(1397), np.random.default_rng(9))
     losses = [evaluate(trainers[0].module, each.double(), images, labels) for each in (start, ours, theirs)]
     return {
+        "lr": lr,
         "before": losses[0],
         "bytes": losses[1],
         "float64": losses[2],
