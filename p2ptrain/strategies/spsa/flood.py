@@ -34,14 +34,17 @@ EVERYTHING = 1 << 32
 LINKS_MAX = 32
 FANOUT = 3
 """Neighbours that a node calls where there is no graph: the next in the ring of ids, so that all are connected."""
+BUSY = 512
 MESSAGE_BYTES = 1 << 16
 """About so long are messages with records."""
 SEAL_S = 3.0
 SETTLED_S = 5.0
 """What was said so long ago should have come: seals are compared over that."""
+SILENT_S = 2 * SEAL_S
 REDIAL_S, SHUNNED_S = 1.0, 30.0
 BEHIND = 128
 """Who lacks so many rounds asks for all of them at once."""
+FINALS_REPEATED = 2
 TOLD_S = 5.0
 """What a neighbour, or a signer, is refused for is said so often, and the bytes that went."""
 _LIES = frozenset({"malformed", "oversized", "wrong-model", "bad-signature", "flooding", "crowded", "slot-taken"})
@@ -59,7 +62,7 @@ class Flood:
         self.finals: dict[int, Said.Final] = {}
         """By slot, the last word of those that have finished."""
         self.finished = False
-        """This node makes no more bytes: seals are over everything."""
+        """Nobody makes any more bytes: seals are over everything."""
         self.audit: Said.Seal | None = None
         """Our last seal with a digest of the integers."""
         self.caught_up = False
@@ -144,7 +147,7 @@ class Flood:
     async def _dial(self, peer: PeerId) -> None:
         try:
             async with self.node.transport.stream(peer, FLOOD, STREAM_TIMEOUT_S) as stream:
-                await self._talk(stream)
+                await self._talk(stream, called_by=self.node.me)
         except PeerError:
             pass  # said where it matters; the next attempt comes soon enough
         finally:
@@ -154,14 +157,16 @@ class Flood:
     async def _serve(self, stream: Stream) -> None:
         if not self._may(stream.peer, shunned_only=True) or len(self.links) >= LINKS_MAX:
             raise PeerError("busy", "no more neighbours for now")
-        await self._talk(stream)
+        await self._talk(stream, called_by=stream.peer)
 
-    async def _talk(self, stream: Stream) -> None:
+    async def _talk(self, stream: Stream, called_by: PeerId) -> None:
         """A stream from its first to its last message; the same at both ends."""
+        self._retire_other(stream.peer, called_by)
         link = self.links[stream.peer] = Link(stream, self.pace)
         started = self._now()
         try:
-            await both(self._hear(link), both(self._tell(link), both(self._compare(link), self._answer(link))))
+            talking = both(self._hear(link), both(self._tell(link), both(self._compare(link), self._answer(link))))
+            await both(talking, _until_retired(link))
         except PeerError as error:
             if error.reason in _LIES:
                 self.reject(stream.peer, error.reason, error.detail)
@@ -171,6 +176,14 @@ class Flood:
             if self.links.get(stream.peer) is link:
                 del self.links[stream.peer]
             self._account(link, started)
+
+    def _retire_other(self, peer: PeerId, called_by: PeerId) -> None:
+        """Both may have called each other: what the one with the lower id began stays, unless it has gone silent."""
+        other = self.links.get(peer)
+        if other is not None:
+            if called_by == max(peer, self.node.me) and self._now() - other.spoke < SILENT_S:
+                raise PeerError("busy", "there is a stream already")
+            other.retired.set()
 
     async def _hear(self, link: Link) -> None:
         while True:
@@ -196,6 +209,8 @@ class Flood:
                 sealed = self._now()
                 for seal in self._seals():
                     await link.send(Said(seal=seal))
+                for final in self._some_finals():
+                    await link.send(Said(final=final))
             if self._now() - accounted > TOLD_S:
                 self._account(link, accounted)
                 accounted = self._now()
@@ -220,15 +235,21 @@ class Flood:
         return Said(records=Said.Records(keys=keys, batches=batches))
 
     def _seals(self) -> Iterator[Said.Seal]:
-        last = self.reached() if self.finished else self._settled()
+        last = self.reached() if self.finished else self.settled()
         yield Said.Seal(round=last, log=fingerprint(self.replica.book, 0, last))
         if self.audit is not None:
             yield self.audit
 
-    def _settled(self) -> int:
+    def _some_finals(self) -> list[Said.Final]:
+        """Again, for those who did not hear."""
+        finals = list(self.finals.values()) if self.finished else []
+        return self._rng.sample(finals, min(FINALS_REPEATED, len(finals)))
+
+    def settled(self) -> int:
         """Rounds before this were reached by most some seconds ago."""
-        now = self._now()
-        self._frontiers.append((now, max(0, self.replica.book.frontier(self.replica.left))))
+        now, frontier = self._now(), max(0, self.replica.book.frontier(self.replica.left))
+        if not self._frontiers or self._frontiers[-1][1] != frontier:
+            self._frontiers.append((now, frontier))
         while len(self._frontiers) > 1 and self._frontiers[1][0] <= now - SETTLED_S:
             self._frontiers.popleft()
         return self._frontiers[0][1]
@@ -252,8 +273,9 @@ class Flood:
             link.post(Said(id=said.id, answer=Said.Answer(hashes=hashes)))
         elif kind == "want":
             link.told.difference_update(said.want.slots)
-            for record in self.replica.records(said.want.first, said.want.last):
-                link.owe(record)
+            if len(link.waiting) < BUSY:  # else it is still being sent what it has asked for before
+                for record in self.replica.records(said.want.first, said.want.last):
+                    link.owe(record)
         elif kind == "final":
             self._take_final(said.final)
         elif kind in ("freeze", "fetch"):
@@ -280,7 +302,6 @@ class Flood:
             self.replica.drop(lost, 0, EVERYTHING)
 
     def _take_records(self, link: Link, records: Said.Records) -> None:
-        link.heard = self._now()
         for key in records.keys:
             self._admit(key)
         unknown = set[int]()
@@ -327,9 +348,12 @@ class Flood:
             link.audit = seal
             return
         link.seal = seal
-        link.equal = fingerprint(self.replica.book, 0, seal.round) == seal.log
+        link.equal = self._is_ours(seal)
         if not link.equal:
             link.differs.set()
+
+    def _is_ours(self, seal: Said.Seal) -> bool:
+        return fingerprint(self.replica.book, 0, seal.round) == seal.log
 
     def _take_final(self, final: Said.Final) -> None:
         if len(final.log) != 32 or len(final.master) != 32:
@@ -355,15 +379,13 @@ class Flood:
             link.differs.clear()
             if link.seal is not None:
                 await self._get_missing(link, link.seal)
-            await asyncio.sleep(2 * self.relay_s)
-            while (left_s := link.heard + 2 * self.relay_s + 0.5 - self._now()) > 0:  # noqa: ASYNC110 - it is sending
-                await asyncio.sleep(left_s)
+            await asyncio.sleep(SEAL_S / 2)
+            link.equal = link.seal is not None and self._is_ours(link.seal)
 
     async def _get_missing(self, link: Link, seal: Said.Seal) -> None:
         reached = self.replica.book.frontier(self.replica.left)
         if seal.round > reached + BEHIND:
             link.post(Said(want=Said.Want(first=reached + 1, last=seal.round)))
-            link.heard = self._now()
             return
         searching = search(self.replica.book, 0, seal.round)
         try:
@@ -376,7 +398,6 @@ class Flood:
         except StopIteration as found:
             for start, end in found.value:
                 link.post(Said(want=Said.Want(first=start, last=end)))
-                link.heard = self._now()
 
     async def _answer(self, link: Link) -> None:
         while True:
@@ -423,6 +444,11 @@ class Flood:
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
+
+
+async def _until_retired(link: Link) -> None:
+    await link.retired.wait()
+    raise PeerError("closed", "another stream has taken its place")
 
 
 async def _refuse_request(request: Said) -> Said:

@@ -41,8 +41,10 @@ class Link:
         self.differs = asyncio.Event()
         self.requests: asyncio.Queue[Said] = asyncio.Queue(REQUESTS_MAX)
         """For snapshots, which take a while."""
-        self.heard = asyncio.get_running_loop().time()
-        """When it last sent records."""
+        self.spoke = asyncio.get_running_loop().time()
+        """When it last said anything."""
+        self.retired = asyncio.Event()
+        """Another stream has taken its place."""
         self.bytes_sent = self.bytes_received = 0
         self._stream, self._pace = stream, pace
         self._outbox: deque[Said] = deque()
@@ -66,6 +68,7 @@ class Link:
             async with asyncio.timeout(self._patience(SIZE_BYTES_MAX)):
                 message = await self._stream.receive()
         self._pace.observe(self.peer, loop.time() - started)
+        self.spoke = loop.time()
         self.bytes_received += len(message)
         return parse(Said(), message, SIZE_BYTES_MAX)
 

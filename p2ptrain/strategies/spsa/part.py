@@ -4,20 +4,25 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from p2ptrain.errors import CheckpointError, ConfigError
 from p2ptrain.strategies.spsa import snapshot
 from p2ptrain.strategies.spsa.audit import fingerprint
 from p2ptrain.strategies.spsa.donor import Donor
 from p2ptrain.strategies.spsa.flood import EVERYTHING, Flood
 from p2ptrain.strategies.spsa.lattice import Lattice
+from p2ptrain.strategies.spsa.replica import Credentials, Replica
+from p2ptrain.strategies.spsa.roster import Roster, slot_of
+from p2ptrain.strategies.spsa.rule import Rule, key_of
+from p2ptrain.strategies.spsa.selection import of_parameters
 from p2ptrain.strategies.spsa.working import Working
 from p2ptrain.telemetry.events import Noted
+from p2ptrain.training.replica import Replica as Flat
 from p2ptrain.wire.onebyte_pb2 import Said
 
 if TYPE_CHECKING:
     from p2ptrain.node import Node
+    from p2ptrain.strategies.spsa.strategy import Spsa
 
-LAG_MAX = 256
-"""Rounds that the others' bytes are waited for before they count."""
 CATCH_UP_S = 60.0
 """How long a node listens before it measures; longer only if it lost bytes of its own."""
 FIRST_LINK_S = 10.0
@@ -30,7 +35,7 @@ OTHERS_S = 3600.0
 
 
 class Part:
-    """Made by `Spsa.serve`."""
+    """Made by `take_part`."""
 
     def __init__(
         self,
@@ -106,7 +111,7 @@ class Part:
         book, view = self.replica.book, self.node.membership.view()
         at_work = self.flood.roster.slots_of(member.peer for member in view if member.state == "training")
         heads = [book.heads[slot] + 1 for slot in (at_work | {self.replica.slot}) if slot in book.heads]
-        return max(min(heads, default=0), self.replica.book.frontier(self.replica.left) - LAG_MAX)
+        return max(min(heads, default=0), self.flood.settled())
 
     async def audit(self) -> None:
         """Every so many rounds: seal what is there, close what is long past, keep the integers for the next start."""
@@ -137,7 +142,6 @@ class Part:
         node, flood = self.node, self.flood
         await flood.publish()
         node.finish()
-        flood.finished = True
         changed, known = self._now(), b""
         while not node.draining:
             log = fingerprint(self.replica.book, 0, EVERYTHING)
@@ -146,7 +150,7 @@ class Part:
                 await self.apply(self.working.follow)
                 flood.say_final(log, await node.compute.run(self.replica.master.lattice.digest))
             view = node.membership.view()
-            finished = all(member.state in ("finished", "done") for member in view)
+            finished = flood.finished = all(member.state in ("finished", "done") for member in view)
             if finished and self._all_end_like_this(log):
                 node.done()
                 if all(member.state == "done" for member in view):
@@ -202,3 +206,34 @@ class Part:
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
+
+
+def take_part(node: "Node", strategy: "Spsa") -> Part:
+    """As the disk left it, deaf and dumb until `flood.run`. Raises `ConfigError`."""
+    trainer, run = node.trainer, node.run
+    rule, selection = rule_of(strategy), of_parameters(trainer.module, strategy.parameters)
+
+    def first() -> Flat:
+        return Flat(run.task.model(run.seed), trainer.replica.device)
+
+    start = first().flat
+    identity = rule.identify(node.swarm, trainer.replica.fingerprint, Lattice.of((0, 0), start).digest())
+    key, roster = key_of(identity), Roster(node.home)
+    roster.admit(node.public_key)
+    credentials = Credentials(slot_of(node.public_key), node.sign, node.verify)
+    replica = Replica(rule, identity, Lattice.of(key, selection.gather(start)), node.home, credentials, roster)
+    try:
+        notes = replica.restore()
+    except CheckpointError as error:
+        raise ConfigError(f"node.home: {error}") from None
+    flood = Flood(node, replica, roster, strategy.batch, strategy.relay)
+    working = Working(trainer, selection, start)
+    start_again = lambda: Lattice.of(key, selection.gather(first().flat))  # noqa: E731
+    part = Part(node, flood, working, start_again, strategy.audit_every, strategy.horizon)
+    part.notes = notes
+    return part
+
+
+def rule_of(strategy: "Spsa") -> Rule:
+    settings = strategy.model_dump(exclude_none=True)
+    return Rule.model_validate({key: settings[key] for key in Rule.model_fields if key in settings})

@@ -1,0 +1,44 @@
+"""One-byte training with real daemons: other numbers of threads, SIGKILL, a line that is slow; the same bits."""
+
+from pathlib import Path
+
+import pytest
+from watched import START_S, Watched
+
+from node import resolve
+from p2ptrain.telemetry.events import Rejected, Restarted, Stepped, Stopped
+from p2ptrain.topology import Topology
+
+pytestmark = pytest.mark.timeout(400)
+
+VICTIM = "node-1"
+
+
+def topology() -> Topology:
+    strategy = {"name": "spsa", "lr": 0.002, "exponent": -3, "audit_every": 32}
+    run = {"task": "digits", "strategy": strategy, "steps": 300, "evaluate_every": 5}
+    node = {"heartbeat": 2, "step": 0.1}
+    faults = [{"at": 8, "kill": VICTIM, "for": 4}]
+    body = {"name": "test", "run": run, "nodes": [{"count": 3}], "node": node, "faults": faults}
+    return Topology.model_validate(body)
+
+
+async def test_the_same_bits_with_other_threads_and_after_sigkill(tmp_path: Path) -> None:
+    swarm = Watched(topology(), tmp_path, speed=1.0)
+    swarm.files = {
+        name: resolve.with_node(file, threads=threads)
+        for (name, file), threads in zip(swarm.files.items(), (1, 2, 3), strict=True)
+    }
+    async with swarm:
+        await swarm.until(lambda: swarm.events(VICTIM, Restarted), START_S)
+        await swarm.until(lambda: all(swarm.events(name, Stopped) for name in swarm.files), START_S)
+
+    ((restarted, _),) = swarm.events(VICTIM, Restarted)
+    assert any(time < restarted for time, _ in swarm.events(VICTIM, Stepped))
+    # It goes on where its log ends: it was killed long before it could write a checkpoint.
+    again = swarm.events(VICTIM, Stepped, restarted)
+    assert again[0][1].step > 10
+    assert again[-1][1].step == 300
+    ends = {name: swarm.events(name, Stopped)[-1][1].digest for name in swarm.files}
+    assert len(set(ends.values())) == 1, ends
+    assert not [event for name in swarm.files for _, event in swarm.events(name, Rejected)]
