@@ -18,6 +18,7 @@ from p2ptrain.errors import PeerBusy, PeerError
 from p2ptrain.liar import Liar
 from p2ptrain.ports import PeerId, Stream, Transport
 from p2ptrain.seeds import derive
+from p2ptrain.swarm.doors import within
 from p2ptrain.talk import STREAM_TIMEOUT_S, Talk, Tally, both, chunks
 from p2ptrain.wire.exchange_pb2 import Done, Open, SwapMessage
 
@@ -27,6 +28,8 @@ MAX_SHOWN = 64
 """Peers whose vectors are kept; of more, the oldest go."""
 MAX_AT_ONCE = 16
 """Peers that this node calls, and as many that it answers, at a time: that bounds the memory."""
+CALLS, BUSY_S = 3, 1.0
+"""How often to call a peer that is busy, and how long to wait before the next time if it is with this node."""
 MAX_NORM_RATIO = 1e3
 """A vector this many times longer than one's own is not a replica of the same model."""
 
@@ -50,6 +53,8 @@ class _Offer:
     vector: Tensor
     step: int
     norm: float
+    told: set[PeerId] = field(default_factory=set)
+    """Who has it."""
 
 
 @dataclass
@@ -62,7 +67,7 @@ class Gatherer:
     rng: random.Random
     liar: Liar | None = None
     round: int = 0
-    """How many vectors this node has offered."""
+    """How many times this node has combined what it was shown."""
     _shown: dict[PeerId, Shown] = field(default_factory=dict)
     _offered: _Offer | None = None
     _calling: dict[PeerId, None] = field(default_factory=dict)
@@ -73,9 +78,8 @@ class Gatherer:
         self.transport.serve_stream(SHARE, self._respond)
 
     def offer(self, vector: Tensor, step: int) -> None:
-        """From now on show this vector, (d,), to whoever asks. A new round begins."""
+        """From now on show this vector, (d,), to whoever asks."""
         self._offered = _Offer(vector, step, float(torch.linalg.vector_norm(vector)))
-        self.round += 1
         if self.liar is not None:
             self.liar.remember(vector)
 
@@ -83,6 +87,13 @@ class Gatherer:
         """By peer, in the order of their ids: the vectors that came at most so many rounds ago."""
         oldest = self.round - staleness
         return {peer: self._shown[peer].vector for peer in sorted(self._shown) if self._shown[peer].round >= oldest}
+
+    def gather(self, staleness: int) -> dict[PeerId, Tensor]:
+        """What is `shown`, to combine it. A new round begins: what comes from now on, also from peers that are quicker
+        than this node, is of that one."""
+        shown = self.shown(staleness)
+        self.round += 1
+        return shown
 
     @property
     def offered(self) -> Tensor | None:
@@ -93,11 +104,33 @@ class Gatherer:
         self._shown.pop(peer, None)
 
     async def news(self) -> None:
-        """Returns when a peer has shown its vector."""
+        """Returns when a peer has shown its vector, or an exchange with one has ended."""
         await self._news.wait()
 
     async def share(self, peer: PeerId) -> None:
         """Show `peer` the offered vector and be shown its, each unless the other has it. Raises `PeerError`."""
+        offer = self._present()
+        for _ in range(CALLS):
+            try:
+                await self._call(peer)
+                return
+            except PeerBusy:
+                # Perhaps it calls too, and is told the last offer only, because this one was made meanwhile.
+                await within(BUSY_S, self._ended(peer))
+                if peer in offer.told:
+                    raise
+        raise PeerBusy
+
+    async def _ended(self, peer: PeerId) -> None:
+        """Returns when there is no exchange with this peer."""
+        while peer in self._calling or self.answers(peer):
+            await self.news()
+
+    def answers(self, peer: PeerId) -> bool:
+        """Whether this peer has called and is being shown things now."""
+        return peer in self._answering
+
+    async def _call(self, peer: PeerId) -> None:
         async with (
             self._slot(peer, self._calling),
             self.talk.account(peer, initiated=True) as tally,
@@ -151,6 +184,7 @@ class Gatherer:
                 self._show(stream, offer, mine, tally) if shows else _nothing(),
                 self._be_shown(stream, offer, theirs, tally) if is_shown else _nothing(),
             )
+        offer.told.add(stream.peer)
         return shows or is_shown
 
     async def _show(self, stream: Stream, offer: _Offer, mine: Open, tally: Tally) -> None:
@@ -171,6 +205,9 @@ class Gatherer:
         self._shown[stream.peer] = Shown(vector, theirs.step, self.round)
         if len(self._shown) > MAX_SHOWN:
             del self._shown[next(iter(self._shown))]
+        self._tell()
+
+    def _tell(self) -> None:
         self._news.set()
         self._news = asyncio.Event()
 
@@ -184,6 +221,7 @@ class Gatherer:
             yield
         finally:
             del taken[peer]
+            self._tell()
 
 
 async def _nothing() -> None:

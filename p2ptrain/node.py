@@ -197,7 +197,7 @@ class Node:
             raise
 
     async def offer(self) -> None:
-        """From now on show the others the replica as it is: a round begins."""
+        """From now on show the others the replica as it is."""
         await self.settle()
         self.gatherer.offer(self.trainer.replica.snapshot(), self.step)
 
@@ -223,7 +223,7 @@ class Node:
     async def combine(self, staleness: int) -> int:
         """Become what the run's rule makes of the replica and of what peers have shown in that many rounds; of how many
         peers. With too few for the rule the replica stays as it is, which is said."""
-        shown = list(self.gatherer.shown(staleness).values())
+        shown = list(self.gatherer.gather(staleness).values())
         replica, rule = self.trainer.replica, self.run.aggregator
 
         def work() -> None:

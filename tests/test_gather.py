@@ -77,8 +77,8 @@ async def test_old_vectors_are_left_out() -> None:
     one.offer(1.0, 0)
     other.offer(2.0, 0)
     await one.gatherer.share(other.id)
-    for step in range(1, 4):
-        one.offer(1.0, step)
+    for _ in range(3):
+        assert list(one.gatherer.gather(3)) == [other.id]
     assert one.gatherer.shown(2) == {}
     assert list(one.gatherer.shown(3)) == [other.id]
 
@@ -184,3 +184,32 @@ async def test_a_liar_that_sees_everyone_stays_among_them() -> None:
 async def test_what_is_not_finite_is_never_sent() -> None:
     say = partial(liar("noise", {}, scale=1e38).say, torch.full((8,), 3e38))
     assert torch.isfinite(say(PeerId(f"{0:032x}"))).all()
+
+
+async def test_what_comes_between_two_rounds_belongs_to_the_next() -> None:
+    _, (one, other) = peers(2)
+    one.offer(1.0, 0)
+    other.offer(2.0, 0)
+    await one.gatherer.share(other.id)
+    assert list(one.gatherer.gather(0)) == [other.id]
+    assert one.gatherer.shown(0) == {}
+    other.offer(3.0, 1)
+    await other.gatherer.share(one.id)  # while `one` takes its step
+    one.offer(1.5, 1)
+    assert list(one.gatherer.shown(0)) == [other.id]
+
+
+async def test_who_was_busy_with_the_last_offer_is_shown_the_new_one() -> None:
+    _, (one, other) = peers(2)
+    one.offer(1.0, 0)
+    other.offer(2.0, 0)
+    call = asyncio.create_task(one.gatherer.share(other.id))
+    for _ in range(1000):
+        if other.gatherer.answers(one.id):
+            break
+        await asyncio.sleep(1e-5)
+    assert other.gatherer.answers(one.id)
+    newer = other.offer(3.0, 1)
+    await other.gatherer.share(one.id)
+    await call
+    assert torch.equal(one.gatherer.shown(0)[other.id], newer)

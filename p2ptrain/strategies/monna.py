@@ -16,6 +16,9 @@ from p2ptrain.strategies import Strategy, register
 if TYPE_CHECKING:
     from p2ptrain.node import Node
 
+LAST_S = 5.0
+"""So long the last model may still be on its way to others when this node has taken its last step."""
+
 
 @register("monna")
 class MoNNA(Strategy):
@@ -50,6 +53,7 @@ class MoNNA(Strategy):
                     showing = group.create_task(node.show(peers))
                 await node.gathered(peers, self.wait)
                 await node.combine(self.staleness)  # x_{t+1} = rule(x_{t+1/2}, the others')
+            await asyncio.wait({showing}, timeout=LAST_S)
             showing.cancel()
 
     def _choose(self, node: "Node") -> list[Any]:

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from p2ptrain.simulation.loop import run
 from p2ptrain.simulation.world import World
-from p2ptrain.telemetry.events import Evaluated, Exchanged, Noted, Rejected, Stamped
+from p2ptrain.telemetry.events import Evaluated, Exchanged, Failed, Finished, Noted, Rejected, Stamped
 from p2ptrain.topology import Topology
 
 RUN = {
@@ -55,8 +55,17 @@ def test_synchronous_rounds_wait_for_each_other() -> None:
     strategy = {**RUN["strategy"], "wait": 5.0}  # type: ignore[dict-item]
     nodes = [{"count": 3, "device": "rtx3060"}, {"count": 1, "device": "macbook-m2"}]
     log = outcome(topology("zero", {"name": "nna", "f": 1}, run={"strategy": strategy, "steps": 8}, nodes=nodes))[2]
-    ends = {stamped.node: stamped.time for stamped in log if type(stamped.event).__name__ == "Finished"}
+    ends = {stamped.node: stamped.time for stamped in log if isinstance(stamped.event, Finished)}
     assert max(ends.values()) < 1.3 * min(ends.values())
+
+
+def test_synchronous_rounds_of_equals_take_as_long_as_their_slowest_step() -> None:
+    strategy = {**RUN["strategy"], "wait": 5.0}  # type: ignore[dict-item]
+    log = outcome(topology("zero", {"name": "nna", "f": 1}, honest=5, liars=0, run={"strategy": strategy}))[2]
+    begun = max(stamped.time for stamped in log if isinstance(stamped.event, Evaluated) and stamped.event.step == 0)
+    ended = max(stamped.time for stamped in log if isinstance(stamped.event, Finished))
+    assert ended - begun < 40 * 0.2 * 1.4
+    assert {stamped.event.reason for stamped in log if isinstance(stamped.event, Failed)} <= {"not-ready"}
 
 
 def test_a_node_with_too_few_neighbours_left_keeps_its_own_vector_and_says_so() -> None:
