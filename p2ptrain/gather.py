@@ -18,8 +18,8 @@ from p2ptrain.errors import PeerBusy, PeerError
 from p2ptrain.liar import Liar
 from p2ptrain.ports import PeerId, Stream, Transport
 from p2ptrain.seeds import derive
-from p2ptrain.swarm.doors import within
 from p2ptrain.talk import STREAM_TIMEOUT_S, Talk, Tally, both, chunks
+from p2ptrain.waiting import within
 from p2ptrain.wire.exchange_pb2 import Done, Open, SwapMessage
 
 SHARE = "/p2ptrain.v1.Exchange/Share"

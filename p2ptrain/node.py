@@ -25,13 +25,13 @@ from p2ptrain.gather import Gatherer
 from p2ptrain.graphs import Graph
 from p2ptrain.ports import Compute, Disk, PeerId, Transport
 from p2ptrain.seeds import python_random
-from p2ptrain.swarm.doors import within
 from p2ptrain.swarm.records import is_signed
 from p2ptrain.swarm.state import StateServer, download
 from p2ptrain.swarm.view import Member, Members, State
 from p2ptrain.telemetry.events import Evaluated, Event, Finished, Merged, Noted, Stepped
 from p2ptrain.training.replica import named_slices
 from p2ptrain.training.trainer import DivergedError, Trainer
+from p2ptrain.waiting import within
 
 TOLD_EVERY_S = 0.05
 """Small models take thousands of steps a second; not each is worth an event."""

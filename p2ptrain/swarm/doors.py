@@ -4,8 +4,7 @@ They are the way in at the start, and the way back together for a swarm that was
 """
 
 import asyncio
-import contextlib
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -123,13 +122,6 @@ class Doors:
         since = _now()
         while (left_s := since + self.patience_s(attempt) - _now()) > 0:  # noqa: ASYNC110 - time itself is awaited
             await asyncio.sleep(min(left_s, self._heartbeat_s))
-
-
-async def within(timeout_s: float, awaited: Awaitable[object]) -> None:
-    """Wait for it, but not longer than that."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(timeout_s):
-            await awaited
 
 
 def _now() -> float:

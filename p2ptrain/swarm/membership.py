@@ -17,10 +17,11 @@ from typing import Any
 from p2ptrain.errors import PeerError
 from p2ptrain.ports import Bytes, Directory, PeerId, Transport
 from p2ptrain.swarm.beats import RECORDS_PER_REPLY_MAX, Beats, Heard, Settings
-from p2ptrain.swarm.doors import Doors, within
+from p2ptrain.swarm.doors import Doors
 from p2ptrain.swarm.records import Record
 from p2ptrain.swarm.view import KNOWN_MAX, MISSES_MAX, Known, Member, State, View
 from p2ptrain.telemetry.events import Event, Joined, Left
+from p2ptrain.waiting import within
 from p2ptrain.wire.membership_pb2 import PeersReply, PeersRequest, SignedRecord
 
 HEARTBEAT = "/p2ptrain.v1.Membership/Heartbeat"

@@ -20,9 +20,9 @@ from p2ptrain.strategies.dadao.bounds import Agreement, Bounds
 from p2ptrain.strategies.dadao.cell import Cell
 from p2ptrain.strategies.dadao.clocks import ByExchange, ByWall, Clock
 from p2ptrain.strategies.dadao.replay import exchange_gaps
-from p2ptrain.swarm.doors import within
 from p2ptrain.telemetry.events import Noted
 from p2ptrain.training.replica import Replica, Shared
+from p2ptrain.waiting import within
 
 if TYPE_CHECKING:
     from p2ptrain.node import Node
