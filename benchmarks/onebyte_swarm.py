@@ -72,9 +72,8 @@ def main() -> None:
     table("Eight simulated nodes, digits", list(learned[0]), [tuple(row.values()) for row in learned])
     one_hash = all(row["hashes"] == 1 for row in learned)
     fine = wires[0]["with headers"] <= WIRE_MAX and learned[0]["error of the drop"] <= DROP_MAX and one_hash
-    print(
-        f"at most {WIRE_MAX} bytes per evaluation at 50 a second, drop within {DROP_MAX} at the first rate: {'ok' if fine else 'MISSED'}"
-    )
+    verdict = "ok" if fine else "MISSED"
+    print(f"{WIRE_MAX} bytes per evaluation at 50 a second, drop within {DROP_MAX} at the first rate: {verdict}")
     write_json(options.json, {"wire": wires, "learning": learned})
 
 
