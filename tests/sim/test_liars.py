@@ -133,7 +133,8 @@ def test_who_breaks_the_protocol_is_named_and_costs_no_steps(
         for stamped in log
         if isinstance(stamped.event, said) and stamped.event.reason == reason and stamped.node != "liar"
     }
-    assert named == dict.fromkeys([f"node-{slot}" for slot in range(4)], "liar")
+    assert set(named.values()) == {"liar"}
+    assert strategy == "gossip" or len(named) == 4  # a swap is with one peer, and not everyone meets the liar in time
     finished = {stamped.node: stamped.event.step for stamped in log if isinstance(stamped.event, Finished)}
     assert {finished[f"node-{slot}"] for slot in range(4)} == {120}
     begun = max(stamped.time for stamped in log if isinstance(stamped.event, Evaluated) and stamped.event.step == 0)
