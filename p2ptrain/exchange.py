@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from p2ptrain import chaos, frames
+from p2ptrain import chaos
 from p2ptrain.aggregators import Aggregator
 from p2ptrain.aggregators.mean import Mean
 from p2ptrain.codecs import Codec, Packet
@@ -64,8 +64,9 @@ class Exchanger:
         self.transport.serve_stream(SWAP, self._respond)
         self.decisions = Decisions(self.transport, self.shared, self.pace, self.emit)
         self.talk = Talk(
-            self.run, self.shared, self.codec, self.pace, self.emit, lambda: self.step(), lambda: self.ready()
-        )
+            self.run, self.shared, self.codec, self.pace, self.emit, lambda: self.step(), lambda: self.ready(),
+            attack=self.liar.attack if self.liar is not None else None,
+        )  # fmt: skip
 
     async def swap(self, peer: PeerId) -> None:
         """Average with `peer`. Raises `PeerBusy` when either side is in another swap, and `PeerError` when the swap
@@ -153,7 +154,7 @@ class Exchanger:
             packet = self._encode(said[where[index]], where[index], seed, like)
             # A liar mixes as if it had told the truth: its own replica is to stay one.
             await sent.put(packet if said is lease.own else self.codec.encode(lease.own[where[index]], seed=seed))
-            await self.talk.send(stream, frames.encode_chunk(index, packet.payload), tally)
+            await self.talk.send_chunk(stream, index, packet, tally)
 
         async def send_all() -> None:
             for index in range(len(where)):

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from p2ptrain import frames
 from p2ptrain.errors import PeerBusy, PeerError
 from p2ptrain.liar import Liar
 from p2ptrain.ports import PeerId, Stream, Transport
@@ -123,8 +122,12 @@ class Gatherer:
 
     async def _ended(self, peer: PeerId) -> None:
         """Returns when there is no exchange with this peer."""
-        while peer in self._calling or self.answers(peer):
+        while self.calls(peer) or self.answers(peer):
             await self.news()
+
+    def calls(self, peer: PeerId) -> bool:
+        """Whether a call of this node to that peer is under way."""
+        return peer in self._calling
 
     def answers(self, peer: PeerId) -> bool:
         """Whether this peer has called and is being shown things now."""
@@ -191,7 +194,7 @@ class Gatherer:
         said = offer.vector if self.liar is None else self.liar.say(offer.vector, stream.peer)
         for index, where in enumerate(chunks(len(said), mine.chunk_size)):
             packet = self.talk.codec.encode(said[where], seed=derive(mine.seed, index))
-            await self.talk.send(stream, frames.encode_chunk(index, packet.payload), tally)
+            await self.talk.send_chunk(stream, index, packet, tally)
 
     async def _be_shown(self, stream: Stream, offer: _Offer, theirs: Open, tally: Tally) -> None:
         vector = torch.empty(self.talk.shared.size)

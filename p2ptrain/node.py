@@ -202,7 +202,8 @@ class Node:
         self.gatherer.offer(self.trainer.replica.snapshot(), self.step)
 
     async def show(self, peers: Collection[PeerId]) -> None:
-        """Show these what was offered, all at once, and be shown what they offer. Who fails is left out, and said."""
+        """Show these what was offered, all at once, and be shown what they offer. Who fails is left out, and said;
+        who is still being called from an earlier round is not called again."""
 
         async def share(peer: PeerId) -> None:
             with suppress(PeerError):  # counted and logged where it failed
@@ -210,7 +211,8 @@ class Node:
 
         async with asyncio.TaskGroup() as group:
             for peer in peers:
-                group.create_task(share(peer))
+                if not self.gatherer.calls(peer):
+                    group.create_task(share(peer))
 
     async def gathered(self, peers: Collection[PeerId], within_s: float) -> None:
         """Returns when those of these that still train have shown something new in this round, or that time is over."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from p2ptrain import chaos, frames
+from p2ptrain.attacks import Attack
 from p2ptrain.codecs import Codec, Packet
 from p2ptrain.errors import PeerBusy, PeerError
 from p2ptrain.pace import Pace
@@ -66,6 +67,8 @@ class Talk:
     step: Callable[[], int]
     ready: Callable[[], bool]
     """False until the replica holds weights worth mixing."""
+    attack: Attack | None = None
+    """How this node breaks the protocol."""
 
     def open(self, exchange: bytes, seed: int, chunk_size: int | None = None, account: bytes = b"") -> Open:
         return Open(
@@ -102,10 +105,16 @@ class Talk:
     async def send(self, stream: Stream, message: SwapMessage | Bytes, tally: Tally) -> None:
         encoded = message.SerializeToString() if isinstance(message, SwapMessage) else message
         await chaos.point("send")
+        if self.attack is not None:
+            await asyncio.sleep(self.attack.delay_s(len(encoded)))
         with deadline_is_peer_error():
             async with asyncio.timeout(self.pace.patience(stream.peer, len(encoded))):
                 await stream.send(encoded)
         tally.bytes_sent += len(encoded)
+
+    async def send_chunk(self, stream: Stream, index: int, packet: Packet, tally: Tally) -> None:
+        payload = packet.payload if self.attack is None else self.attack.swollen(packet.payload)
+        await self.send(stream, frames.encode_chunk(index, payload), tally)
 
     async def expect(self, stream: Stream, body: str, tally: Tally) -> SwapMessage:
         """The next message, which must be of this kind."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from p2ptrain.registry import Component, Registry
 
+Bytes = bytes | bytearray | memoryview
 Kind = Literal["content", "data", "protocol"]
 
 
@@ -63,6 +64,14 @@ class Attack(Component):
     def targets(self, labels: Tensor, num_classes: int) -> Tensor:
         """(batch,) labels -> (batch,): what attacks of kind `data` train on instead."""
         return labels
+
+    def delay_s(self, nbytes: int) -> float:
+        """How long attacks of kind `protocol` sit on a message of so many bytes."""
+        return 0.0
+
+    def swollen(self, payload: Bytes) -> Bytes:
+        """What attacks of kind `protocol` send instead of a chunk's payload."""
+        return payload
 
 
 registry: Registry[Attack] = Registry("attack", __name__)

@@ -9,8 +9,11 @@ from p2ptrain.attacks import Attack, Kind, register
 
 @register("slow-loris")
 class SlowLoris(Attack):
-    """Sends the truth a few bytes at a time, so that each message comes but the exchange does not end."""
+    """Sends the truth at so many bytes a second: small messages come, and what they announce does not."""
 
     kind: ClassVar[Kind] = "protocol"
 
     bytes_per_s: float = Field(100.0, gt=0)
+
+    def delay_s(self, nbytes: int) -> float:
+        return nbytes / self.bytes_per_s

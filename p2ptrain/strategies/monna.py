@@ -43,18 +43,19 @@ class MoNNA(Strategy):
 
     async def run(self, node: "Node") -> None:
         async with asyncio.TaskGroup() as group:
-            showing = group.create_task(asyncio.sleep(0))
+            showing: set[asyncio.Task[None]] = set()
             while not node.finished:
                 for _ in range(self.period):
                     await node.train()  # m_t, and x_{t+1/2} = x_t - lr m_t
                 await node.offer()
                 peers = self._choose(node)
-                if self.wait or showing.done():  # a slow network makes rounds without news, not rounds that wait
-                    showing = group.create_task(node.show(peers))
+                showing = {task for task in showing if not task.done()} | {group.create_task(node.show(peers))}
                 await node.gathered(peers, self.wait)
                 await node.combine(self.staleness)  # x_{t+1} = rule(x_{t+1/2}, the others')
-            await asyncio.wait({showing}, timeout=LAST_S)
-            showing.cancel()
+            if showing:  # a slow peer made rounds without its news, and does not keep this node from ending either
+                await asyncio.wait(showing, timeout=LAST_S)
+            for task in showing:
+                task.cancel()
 
     def _choose(self, node: "Node") -> list[Any]:
         peers = node.trainers()

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from p2ptrain.simulation.loop import run
 from p2ptrain.simulation.world import World
-from p2ptrain.telemetry.events import Evaluated, Exchanged, Failed, Finished, Noted, Rejected, Stamped
+from p2ptrain.telemetry.events import Evaluated, Exchanged, Failed, Finished, Noted, Rejected, Stamped, Started, Stepped
 from p2ptrain.topology import Topology
 
 RUN = {
@@ -99,3 +99,43 @@ def test_runs_with_liars_repeat() -> None:
         return run(main())
 
     assert trace() == trace()
+
+
+def test_a_node_whose_labels_are_flipped_learns_from_them_and_the_others_do_not() -> None:
+    """It is honest in what it says; what it says it has learned wrongly."""
+    digits = {"task": {"name": "digits", "hidden": 32}, "strategy": {"name": "monna", "lr": 0.5, "wait": 5.0}}
+    file = topology("label-flip", {"name": "nna", "f": 1}, honest=3, liars=1, run=digits)
+    log = outcome(file)[2]
+    losses: dict[str, list[float]] = {}
+    for stamped in log:
+        if isinstance(stamped.event, Stepped):
+            losses.setdefault(stamped.node, []).append(stamped.event.loss)
+    last = {node: sum(values[-5:]) / 5 for node, values in losses.items()}
+    assert last.pop("liar") > 2 * max(last.values())
+    assert not [stamped for stamped in log if isinstance(stamped.event, Rejected)]
+
+
+@pytest.mark.parametrize(
+    ("attack", "said", "reason"),
+    [({"name": "slow-loris", "bytes_per_s": 5.0}, Failed, "deadline"), ("oversized", Rejected, "oversized")],
+)
+@pytest.mark.parametrize("strategy", ["monna", "gossip"])
+def test_who_breaks_the_protocol_is_named_and_costs_no_steps(
+    attack: Any, said: type[Failed | Rejected], reason: str, strategy: str
+) -> None:
+    rule = {"name": "nna", "f": 1} if strategy == "monna" else "mean"
+    settings = {"strategy": {"name": strategy, "lr": 8.0}, "steps": 120}
+    first, last, log = outcome(topology(attack, rule, honest=4, liars=1, run=settings))
+    assert last < 0.2 * first
+    peers = {stamped.event.peer: stamped.node for stamped in log if isinstance(stamped.event, Started)}
+    named = {
+        stamped.node: peers[stamped.event.peer]
+        for stamped in log
+        if isinstance(stamped.event, said) and stamped.event.reason == reason and stamped.node != "liar"
+    }
+    assert set(named.values()) == {"liar"}
+    assert strategy == "gossip" or len(named) == 4  # a swap is with one peer, and not everyone meets the liar in time
+    finished = {stamped.node: stamped.event.step for stamped in log if isinstance(stamped.event, Finished)}
+    assert {finished[f"node-{slot}"] for slot in range(4)} == {120}
+    begun = max(stamped.time for stamped in log if isinstance(stamped.event, Evaluated) and stamped.event.step == 0)
+    assert max(s.time for s in log if isinstance(s.event, Finished) and s.node != "liar") - begun < 120 * 0.2 * 1.4
