@@ -177,7 +177,7 @@ def test_shipped_topologies_say_what_they_show_and_what_must_hold(path: Path) ->
     assert command
     if command[1] == "sim":  # its invariants are expected of it
         return
-    assert topology.expect.keys() & {"accuracy", "loss"}
+    assert topology.expect.keys() & {"accuracy", "loss", "gap"}
     killed = {name for deed in topology.plan() for name in deed.nodes if deed.verb == "kill"}
     started = {name for deed in topology.plan() for name in deed.nodes if deed.verb == "start"}
     assert topology.expect["alive"].bound == topology.num_nodes - len(killed - started)
