@@ -199,8 +199,8 @@ class Exchanger:
     @asynccontextmanager
     async def _lease(self, peer: PeerId) -> AsyncIterator[Lease]:
         """A hold on what is shared that ends with the block, whether committed or not."""
-        if self.decisions.is_in_doubt(peer):
-            raise PeerBusy
+        if self.shared.account(peer) and self.decisions.is_in_doubt(peer):
+            raise PeerBusy  # accounts cannot be compared before it is known which exchange was the last
         lease = self.shared.lease(peer)
         try:
             yield lease
