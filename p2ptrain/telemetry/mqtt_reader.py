@@ -34,6 +34,8 @@ class Reader:
             if kind == "status":
                 return self._take_status(run, peer, Status.model_validate_json(payload), now)
             told = from_json(payload.decode())
+            if not told.node:
+                raise ValueError("what concerns the whole swarm is nobody's to say")
             return self._fold(Stamped(self._row(run, peer, told.node), now, told.event))
         except ValueError:
             self.num_refused += 1

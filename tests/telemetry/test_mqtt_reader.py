@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -199,6 +199,7 @@ MESSAGES = near_events() | near_statuses() | st.tuples(st.text(), st.binary())
 
 
 @given(st.lists(MESSAGES, max_size=12))
+@example([(f"p2ptrain/run/{A}/joined", b'{"time": 0.0, "node": "", "event": "joined", "peer": "", "name": ""}')])
 def test_whatever_is_said_can_be_shown(messages: list[tuple[str, bytes]]) -> None:
     reader, file = Reader("run"), io.StringIO()
     view = live.PlainView(live.Run("run"), Console(file=file), every_s=0.0)
