@@ -100,7 +100,4 @@ def _trial(topology: Topology, mode: Mode, seed: int) -> Outcome:
 
 
 def _prepare() -> None:
-    import torch
-
-    torch.set_num_threads(1)
     os.nice(5)  # a campaign fills the machine, and people use it meanwhile

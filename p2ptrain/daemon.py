@@ -33,6 +33,7 @@ from p2ptrain.training import checkpoints, devices
 from p2ptrain.training.replica import Replica
 from p2ptrain.training.splits import examples
 from p2ptrain.training.trainer import Trainer
+from p2ptrain.waiting import within
 
 SEEN_ROUNDS = 8
 """So old may be what a liar uses of what it was shown."""
@@ -277,9 +278,7 @@ class Daemon:
 
     async def _look_again(self) -> None:
         """After a moment, or when the view has changed."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(0.1):
-                await self.membership.changed()
+        await within(0.1, self.membership.changed())
 
     async def _warm_when_not_alone(self) -> None:
         """Compile or load what swaps need before the first one; a node alone does not pay for it."""
@@ -324,9 +323,7 @@ class Daemon:
     async def _drain(self) -> None:
         """Settle what is under way, say goodbye, leave the final state on disk."""
         await self.node.settle()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(STOP_TIMEOUT_S):
-                await self.exchanger.settled()
+        await within(STOP_TIMEOUT_S, self.exchanger.settled())
         await self.membership.leave()
         await self.node.settle()
         if self._has_weights:

@@ -4,7 +4,6 @@ Every node offers one vector at a time, and keeps the latest that each peer has 
 summed, so nothing needs to be undone: whoever is cut off keeps what it has.
 """
 
-import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,7 +17,7 @@ from p2ptrain.liar import Liar
 from p2ptrain.ports import PeerId, Stream, Transport
 from p2ptrain.seeds import derive
 from p2ptrain.talk import STREAM_TIMEOUT_S, Talk, Tally, both, chunks
-from p2ptrain.waiting import within
+from p2ptrain.waiting import News, within
 from p2ptrain.wire.exchange_pb2 import Done, Open, SwapMessage
 
 SHARE = "/p2ptrain.v1.Exchange/Share"
@@ -71,7 +70,7 @@ class Gatherer:
     _offered: _Offer | None = None
     _calling: dict[PeerId, None] = field(default_factory=dict)
     _answering: dict[PeerId, None] = field(default_factory=dict)
-    _news: asyncio.Event = field(default_factory=asyncio.Event)
+    _news: News = field(default_factory=News)
 
     def __post_init__(self) -> None:
         self.transport.serve_stream(SHARE, self._respond)
@@ -104,7 +103,7 @@ class Gatherer:
 
     async def news(self) -> None:
         """Returns when a peer has shown its vector, or an exchange with one has ended."""
-        await self._news.wait()
+        await self._news.next()
 
     async def share(self, peer: PeerId) -> None:
         """Show `peer` the offered vector and be shown its, each unless the other has it. Raises `PeerError`."""
@@ -208,11 +207,7 @@ class Gatherer:
         self._shown[stream.peer] = Shown(vector, theirs.step, self.round)
         if len(self._shown) > MAX_SHOWN:
             del self._shown[next(iter(self._shown))]
-        self._tell()
-
-    def _tell(self) -> None:
-        self._news.set()
-        self._news = asyncio.Event()
+        self._news.tell()
 
     @asynccontextmanager
     async def _slot(self, peer: PeerId, taken: dict[PeerId, None]) -> AsyncIterator[None]:
@@ -224,7 +219,7 @@ class Gatherer:
             yield
         finally:
             del taken[peer]
-            self._tell()
+            self._news.tell()
 
 
 async def _nothing() -> None:

@@ -31,7 +31,7 @@ from p2ptrain.swarm.view import Member, Members, State
 from p2ptrain.telemetry.events import Evaluated, Event, Finished, Merged, Noted, Stepped
 from p2ptrain.training.replica import named_slices
 from p2ptrain.training.trainer import DivergedError, Trainer
-from p2ptrain.waiting import within
+from p2ptrain.waiting import News, within
 
 TOLD_EVERY_S = 0.05
 """Small models take thousands of steps a second; not each is worth an event."""
@@ -77,7 +77,7 @@ class Node:
     _is_over: bool = field(init=False, default=False)
     _lacked: bool = field(init=False, default=False)
     """The last rule had too few vectors."""
-    _stepped: asyncio.Event = field(default_factory=asyncio.Event)
+    _stepped: News = field(default_factory=News)
 
     def __post_init__(self) -> None:
         self._pick = self.rng("pick")
@@ -156,8 +156,7 @@ class Node:
         if now - self._told >= TOLD_EVERY_S or self.finished:
             self._told = now
             self.emit(Stepped(self.step, loss, now - started))
-        self._stepped.set()
-        self._stepped = asyncio.Event()
+        self._stepped.tell()
         if self._now() - self._evaluated >= self.run.evaluate_every:
             await self.evaluate()
         return loss
@@ -184,7 +183,7 @@ class Node:
     async def reached(self, step: float) -> None:
         """Returns once that many steps were taken."""
         while self.step < step:
-            await self._stepped.wait()
+            await self._stepped.next()
 
     async def swap(self, peer: PeerId) -> None:
         """Average with a peer; see `Exchanger.swap` for what it raises."""
@@ -300,9 +299,7 @@ class Node:
             if self._now() > deadline:
                 self.emit(Noted("warning", "merging without those that are still training"))
                 return
-            with suppress(TimeoutError):
-                async with asyncio.timeout(1.0):
-                    await self.membership.changed()
+            await within(1.0, self.membership.changed())
             await self.settle()
 
     def others_train(self) -> bool:

@@ -1,4 +1,4 @@
-"""Waiting that ends."""
+"""Waiting that ends, and for what comes again."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -10,3 +10,19 @@ async def within(timeout_s: float, awaited: Awaitable[object]) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
             await awaited
+
+
+class News:
+    """Something that happens time and again; whoever waits for the next time is woken then."""
+
+    def __init__(self) -> None:
+        self._next = asyncio.Event()
+
+    def tell(self) -> None:
+        """It has happened."""
+        self._next.set()
+        self._next = asyncio.Event()
+
+    async def next(self) -> None:
+        """Returns when it happens once more."""
+        await self._next.wait()

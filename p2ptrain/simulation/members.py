@@ -5,6 +5,7 @@ import dataclasses
 
 from p2ptrain.ports import PeerId
 from p2ptrain.swarm.view import Member, State
+from p2ptrain.waiting import News
 
 DELAY_S = 0.5
 """How old the news is that nodes have of each other."""
@@ -18,7 +19,7 @@ class Table:
         self._is_due = False
         self.shown: tuple[Member, ...] = ()
         """In the order of their ids."""
-        self.change = asyncio.Event()
+        self.change = News()
 
     def put(self, member: Member) -> None:
         self._now[member.peer] = member
@@ -37,8 +38,7 @@ class Table:
     def _show(self) -> None:
         self._is_due = False
         self.shown = tuple(self._now[peer] for peer in sorted(self._now))
-        self.change.set()
-        self.change = asyncio.Event()
+        self.change.tell()
 
 
 class TableMembers:
@@ -61,7 +61,7 @@ class TableMembers:
         return next((member for member in self.view() if member.peer == peer), None)
 
     async def changed(self) -> None:
-        await self._table.change.wait()
+        await self._table.change.next()
 
     def set_state(self, state: State, step: int) -> None:
         """Steps alone are no news: a thousand nodes take many."""

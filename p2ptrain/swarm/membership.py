@@ -21,7 +21,7 @@ from p2ptrain.swarm.doors import Doors
 from p2ptrain.swarm.records import Record
 from p2ptrain.swarm.view import KNOWN_MAX, MISSES_MAX, Known, Member, State, View
 from p2ptrain.telemetry.events import Event, Joined, Left
-from p2ptrain.waiting import within
+from p2ptrain.waiting import News, within
 from p2ptrain.wire.membership_pb2 import PeersReply, PeersRequest, SignedRecord
 
 HEARTBEAT = "/p2ptrain.v1.Membership/Heartbeat"
@@ -66,7 +66,7 @@ class Membership:
         self._group: asyncio.TaskGroup | None = None
         self._calls, self._courtships = asyncio.Semaphore(CALLS_MAX), asyncio.Semaphore(CALLS_MAX)
         self._num_exchanges = 0
-        self._change, self._beat_now = asyncio.Event(), asyncio.Event()
+        self._change, self._beat_now = News(), asyncio.Event()
         transport.serve(HEARTBEAT, self._on_heartbeat)
         transport.serve(PEERS, self._on_peers)
 
@@ -94,7 +94,7 @@ class Membership:
 
     async def changed(self) -> None:
         """Returns when somebody next joins, leaves, or changes its state."""
-        await self._change.wait()
+        await self._change.next()
 
     def set_state(self, state: State, step: int) -> None:
         """What heartbeats say from now on; a new state is said at once."""
@@ -358,8 +358,7 @@ class Membership:
         return known
 
     def _notify(self) -> None:
-        self._change.set()
-        self._change = asyncio.Event()
+        self._change.tell()
 
     def _spawn(self, work: Callable[..., Coroutine[Any, Any, None]], *arguments: Any) -> None:
         if self._group is not None:

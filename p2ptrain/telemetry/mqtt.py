@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from p2ptrain.telemetry.events import Event, Noted, Stamped, Stepped, to_json
 from p2ptrain.telemetry.mqtt_broker import WINDOW, Broker, cause, retry_delays, until_lost
 from p2ptrain.telemetry.state import Phase, apply, expecting
+from p2ptrain.waiting import within
 
 ROOT = "p2ptrain"
 MAX_WAITING = 10_000
@@ -182,6 +183,4 @@ class Publisher:
 
     async def _pause(self, seconds: float) -> None:
         """Cut short by closing."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._closing.wait()
+        await within(seconds, self._closing.wait())

@@ -26,7 +26,6 @@ class Watched:
 
     def __init__(self, topology: Topology, scatter_at: float | None = None) -> None:
         self.distances: dict[int, float] = {}
-        self.means: list[torch.Tensor] = []
         self._scatter_at = scatter_at
         run(self._run(topology))
 
@@ -45,7 +44,6 @@ class Watched:
                 daemon.trainer.replica.load(torch.randn(daemon.trainer.replica.size, generator=generator))
         if (unit := int(stamped.time)) not in self.distances:
             vectors = torch.stack([daemon.trainer.replica.snapshot() for daemon in nodes])
-            self.means.append(vectors.mean(0))
             self.distances[unit] = float((vectors - vectors.mean(0)).square().sum())
         assert all(isinstance(d.trainer.replica.companion, Momentum) for d in nodes) or "acid" not in str(
             nodes[0].node.run

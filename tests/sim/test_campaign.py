@@ -25,17 +25,13 @@ SEEDS = 200
 MUTANT_SEEDS = 50
 
 
-def prepare() -> None:
-    torch.set_num_threads(1)
-
-
 def try_seed(seed: int) -> Outcome:
     return judge(draw(load(FILE, Topology), seed, "liveness" if seed % 4 == 3 else "safety"))
 
 
 @pytest.mark.timeout(900)
 def test_no_invariant_is_violated_under_many_schedules_of_faults() -> None:
-    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), prepare) as pool:
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
         outcomes = list(pool.map(try_seed, range(SEEDS), chunksize=5))
     assert {outcome.seed: outcome.failure for outcome in outcomes if outcome.failure} == {}
     assert min(outcome.num_exchanges for outcome in outcomes) > 20

@@ -7,7 +7,6 @@ those who are left is zero at once and without a word between them, whether a no
 state, or applied an exchange that the other side did not.
 """
 
-import asyncio
 import hashlib
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from p2ptrain.strategies.dadao import membership
 from p2ptrain.strategies.dadao.clocks import ByExchange, Clock
 from p2ptrain.strategies.dadao.maths import Constants, State, flow, gradient_event, jump, message
 from p2ptrain.training.replica import Lease, Replica
+from p2ptrain.waiting import News
 
 NONE = Constants(*([0.0] * len(Constants._fields)))
 
@@ -46,8 +46,8 @@ class Cell:
         self.written_off: Callable[[str], None] = lambda peer: None
         """Hears of a peer whose account was not what it says."""
         self.accounts: dict[str, Account] = {}
-        self.num_exchanges = 0
-        self._exchanged = asyncio.Event()
+        self.exchanged = News()
+        """Of those that count."""
         self._zero, self._own, self._out = torch.zeros(self.size), torch.empty(self.size), torch.empty(self.size)
         self._lease: Lease | None = None
         self._clock: Clock = ByExchange(0.0)
@@ -68,7 +68,7 @@ class Cell:
         state = self._flowed(is_exchange=False)
         stale = self.constants.nu * (state.x - at.double())
         self.state = gradient_event(state, gradient.double() + stale, self.constants)
-        self._clock.tick()
+        self._clock.tick(is_exchange=False)
 
     def restart(self, x: Tensor) -> None:
         """Begin again from a model, (d,), without what was exchanged so far."""
@@ -98,10 +98,10 @@ class Cell:
         return self._lease
 
     def agree(self, lease: Lease, account: bytes) -> None:
-        if len(account) != 32 or account[16:] != self._digest():
+        mine = self.account(lease.peer)
+        if account[16:] != mine[16:]:
             raise PeerBusy  # until both have compared what they know of all nodes' losses
-        known = self.accounts.get(lease.peer)
-        if account[:16] != (known.last if known else bytes(16)):
+        if account != mine:
             lease.own.add_(self._write_off(lease.peer))
             self.written_off(lease.peer)
 
@@ -111,17 +111,11 @@ class Cell:
         self._lease = None
         difference, constants = -2 * lease.out.double(), self.constants
         self.state = jump(self._flowed(is_exchange=True), difference, torch.zeros_like(difference), constants)
-        self._clock.tick()
+        self._clock.tick(is_exchange=True)
         account = self.accounts.setdefault(lease.peer, Account(torch.zeros_like(difference), b""))
         account.moved.sub_((constants.beta + 2 * constants.beta_tilde) * difference)
         account.last = exchange
-        self.num_exchanges += 1
-        self._exchanged.set()
-        self._exchanged = asyncio.Event()
-
-    async def exchanged(self) -> None:
-        """Returns after the next exchange that counts."""
-        await self._exchanged.wait()
+        self.exchanged.tell()
 
     def release(self, lease: Lease) -> None:
         if lease is self._lease:

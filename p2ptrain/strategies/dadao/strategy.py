@@ -31,9 +31,6 @@ MAX_BACKLOG = 20.0
 """Units of time: events that are late by more are dropped."""
 COMPARED_EVERY_S = 5.0
 MARGINS = {"uniform": 1.25, "optimal": 1.5}
-GRADIENTS_PER_UNIT, GRADIENTS_AHEAD = 1.5, 5.0
-"""By the clock of exchanges, no more gradients than this come: on links that cannot keep up, further ones would be of
-no use, at the price of a CPU that exchanges need."""
 STEEPER = 100.0
 """A gradient this many times longer than the first one says that L was too small."""
 
@@ -96,15 +93,18 @@ class _Run:
         assert isinstance(cell, Cell)
         self.strategy, self.node, self.graph, self.cell = strategy, node, graph, cell
         self.agreement = Agreement(node.transport, self._take_constants)
-        self.rates = edge_rates(graph, strategy.rates, strategy.margin)
-        self.chi1, self.chi2 = graph.chi1(self.rates), graph.chi2(self.rates)
+        self.rates = np.empty(0)
+        """(m,): exchanges of each edge per unit of time."""
+        self.own: dict[int, float] = {}
+        """By slot at the other end, those of the edges that are this node's to see to."""
+        self.chi1 = self.chi2 = 0.0
         self.clock: Clock = ByExchange(0.0)
-        self._num_gradients = 0
         self._news = asyncio.Event()
         cell.written_off = self._note_write_off
 
     async def begin(self) -> None:
         node, strategy = self.node, self.strategy
+        await node.compute.aside(self._find_rates)  # of a large graph, the optimal ones take seconds
         found = await node.compute.run(node.trainer.curvature)
         self.agreement.begin(Bounds(strategy.smoothness or found[0], strategy.convexity or found[1]))
         constants = self._constants()
@@ -114,14 +114,21 @@ class _Run:
             self.clock = ByExchange(exchange_gaps(self.graph, self.rates)[node.slot])
         self.cell.begin(node.trainer.replica.snapshot(), constants, self.clock)
 
+    def _find_rates(self) -> None:
+        self.rates = edge_rates(self.graph, self.strategy.rates, self.strategy.margin)
+        self.chi1, self.chi2 = self.graph.chi1(self.rates), self.graph.chi2(self.rates)
+        edges = zip(self.graph.edges, self.rates, strict=True)
+        self.own = {j: float(rate) for (i, j), rate in edges if i == self.node.slot and rate > 0}
+
     async def take_gradients(self) -> None:
         """At the ticks of a Poisson clock, until all are through: who stopped at its own end would leave the others
         with one node's share of the problem missing."""
         node, cell, ticks = self.node, self.cell, _Ticks(self.node.rng("gradients"), self.strategy.unit)
-        first = 0.0
+        first, num = 0.0, 0
         while not node.draining and (not node.finished or node.others_train()):
             await ticks.next(1.0)
-            await self._due_by_exchanges()
+            num += 1
+            await self._time_for(num)
             at = cell.x
             gradient = await node.gradient(at)
             norm = float(torch.linalg.vector_norm(gradient)) if gradient is not None else np.inf
@@ -133,14 +140,10 @@ class _Run:
             if node.finished:
                 node.finish()
 
-    async def _due_by_exchanges(self) -> None:
-        """Returns when exchanges have made time for another gradient, or nobody is there to exchange with."""
-        self._num_gradients += 1
-        while isinstance(self.clock, ByExchange) and not self.node.draining and self.node.peers():
-            units = self.cell.num_exchanges * self.clock.gap
-            if self._num_gradients <= GRADIENTS_PER_UNIT * units + GRADIENTS_AHEAD:
-                break
-            await within(1.0, self.cell.exchanged())
+    async def _time_for(self, num_gradients: int) -> None:
+        """Returns when exchanges have made time for so many gradients, or nobody is there to exchange with."""
+        while not self.clock.has_time_for(num_gradients) and not self.node.draining and self.node.peers():
+            await within(1.0, self.cell.exchanged.next())
 
     async def exchange(self) -> None:
         """On the edges to higher slots, each at the ticks of a Poisson clock; the others' ends see to the others."""
@@ -175,10 +178,9 @@ class _Run:
 
     def _due(self) -> dict[PeerId, float]:
         """Exchanges per unit of time with each peer that is here and whose edge is this node's to see to."""
-        slot, here = self.node.slot, set(self.node.peers())
-        slots = {member.slot: member.peer for member in self.node.membership.view() if member.peer in here}
-        edges = zip(self.graph.edges, self.rates, strict=True)
-        return {slots[j]: float(rate) for (i, j), rate in edges if i == slot and j in slots and rate > 0}
+        here = set(self.node.peers())
+        slots = {member.slot: member.peer for member in self.node.neighbours() if member.peer in here}
+        return {slots[j]: rate for j, rate in self.own.items() if j in slots}
 
     def _constants(self) -> maths.Constants:
         assert self.agreement.bounds is not None

@@ -22,6 +22,7 @@ from p2ptrain.strategies.spsa.replica import Replica
 from p2ptrain.strategies.spsa.roster import Roster, slot_of
 from p2ptrain.talk import STREAM_TIMEOUT_S, both
 from p2ptrain.telemetry.events import Flooded, Noted, Rejected
+from p2ptrain.waiting import News, within
 from p2ptrain.wire.onebyte_pb2 import Said
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Flood:
         self._not_before: dict[PeerId, float] = {}  # when a peer may be called, or let in
         self._dialling: set[PeerId] = set()
         self._told: dict[tuple[object, str], float] = {}
-        self._news = asyncio.Event()
+        self._news = News()
         node.transport.serve_stream(FLOOD, self._serve)
 
     async def run(self) -> None:
@@ -99,9 +100,7 @@ class Flood:
 
     async def news(self, within_s: float) -> None:
         """Returns when something was heard, or that time is over."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(within_s):
-                await self._news.wait()
+        await within(within_s, self._news.next())
 
     def reached(self) -> int:
         """Nothing is known of this round and later ones."""
@@ -126,9 +125,7 @@ class Flood:
                 if peer not in self.links and peer not in self._dialling and self._may(peer):
                     self._dialling.add(peer)
                     group.create_task(self._dial(peer))
-            with suppress(TimeoutError):
-                async with asyncio.timeout(REDIAL_S):
-                    await self.node.membership.changed()
+            await within(REDIAL_S, self.node.membership.changed())
 
     def _wanted(self) -> Iterator[PeerId]:
         """Of two neighbours the one with the lower id calls, unless it has not by the next time."""
@@ -188,8 +185,7 @@ class Flood:
     async def _hear(self, link: Link) -> None:
         while True:
             self._take(link, await link.receive())
-            self._news.set()
-            self._news = asyncio.Event()
+            self._news.tell()
 
     async def _tell(self, link: Link) -> None:
         greeted = accounted = self._now()

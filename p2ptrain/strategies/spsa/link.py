@@ -2,13 +2,13 @@
 
 import asyncio
 from collections import deque
-from contextlib import suppress
 
 from p2ptrain.errors import PeerError
 from p2ptrain.messages import parse
 from p2ptrain.pace import Pace
 from p2ptrain.ports import Stream
 from p2ptrain.talk import deadline_is_peer_error
+from p2ptrain.waiting import within
 from p2ptrain.wire.onebyte_pb2 import Said
 
 SIZE_BYTES_MAX = 1 << 20
@@ -87,9 +87,7 @@ class Link:
             while self._outbox:
                 await self.send(self._outbox.popleft())
             self._posted.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(left_s):
-                    await self._posted.wait()
+            await within(left_s, self._posted.wait())
 
     async def ask(self, question: Said) -> Said:
         """The answer. Raises `PeerError`."""
