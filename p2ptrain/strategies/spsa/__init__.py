@@ -16,7 +16,13 @@ slope as one byte. The model is a pure function of the set of bytes, whatever th
 and what carries them:
 
     roster       whose key may say bytes of which slot
-    link, flood  streams to neighbours; everything reaches everyone
+    link         one stream to a neighbour
+    dialling     to whom there are streams
+    telling      what is said over them unasked
+    hearing      what is done with what comes
+    repair       what got lost
+    finals       last words
+    flood        all of that: everything reaches everyone
     donor        snapshots for newcomers
     working      the module that the integers are shown to
     part         all of it for one node

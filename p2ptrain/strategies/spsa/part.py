@@ -8,7 +8,8 @@ from p2ptrain.errors import CheckpointError, ConfigError
 from p2ptrain.strategies.spsa import snapshot
 from p2ptrain.strategies.spsa.audit import fingerprint
 from p2ptrain.strategies.spsa.donor import Donor
-from p2ptrain.strategies.spsa.flood import EVERYTHING, Flood
+from p2ptrain.strategies.spsa.flood import Flood
+from p2ptrain.strategies.spsa.hearing import EVERYTHING
 from p2ptrain.strategies.spsa.lattice import Lattice
 from p2ptrain.strategies.spsa.replica import Credentials, Replica
 from p2ptrain.strategies.spsa.roster import Roster, slot_of
@@ -111,7 +112,7 @@ class Part:
         book, view = self.replica.book, self.node.membership.view()
         at_work = self.flood.roster.slots_of(member.peer for member in view if member.state == "training")
         heads = [book.heads[slot] + 1 for slot in (at_work | {self.replica.slot}) if slot in book.heads]
-        return max(min(heads, default=0), self.flood.settled())
+        return max(min(heads, default=0), self.flood.settled.round())
 
     async def audit(self) -> None:
         """Every so many rounds: seal what is there, close what is long past, keep the integers for the next start."""

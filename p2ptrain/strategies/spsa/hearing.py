@@ -1,0 +1,113 @@
+"""What a node does with each message of a neighbour. Whatever is wrong with it is a `PeerError`, or is named."""
+
+from typing import TYPE_CHECKING
+
+from p2ptrain.errors import PeerError
+from p2ptrain.strategies.spsa.batch import decode
+from p2ptrain.strategies.spsa.link import Link
+from p2ptrain.wire.onebyte_pb2 import Said
+
+if TYPE_CHECKING:
+    from p2ptrain.strategies.spsa.flood import Flood
+
+EVERYTHING = 1 << 32
+"""Beyond all rounds."""
+BUSY = 512
+"""Records that a neighbour waits for; who asks for more meanwhile waits for these."""
+SLOTS_ASKED_MAX = 64
+_SIGNERS = frozenset({"flooding", "closed", "ahead"})
+"""Not the neighbour's fault, but that of who signed."""
+
+
+class Hearing:
+    """One node's ears."""
+
+    def __init__(self, flood: "Flood") -> None:
+        self._flood = flood
+
+    def take(self, link: Link, said: Said) -> None:
+        """Raises `PeerError` for what ends the stream."""
+        kind = said.WhichOneof("body")
+        link.confirmed = link.confirmed or kind != "hello"
+        if kind == "hello":
+            self._greet(link, said.hello)
+        elif kind in ("answer", "snapshot", "piece"):
+            link.answered(said)
+        elif not link.greeted:
+            return  # it will say so again, once it has said Hello
+        elif kind == "records":
+            self._take_records(link, said.records)
+        elif kind == "seal":
+            self._flood.repair.take_seal(link, said.seal)
+        elif kind == "question":
+            link.post(self._flood.repair.answer(said))
+        elif kind == "want":
+            self._give(link, said.want)
+        elif kind == "final":
+            self._take_final(said.final)
+        elif kind in ("freeze", "fetch"):
+            if link.requests.full():
+                raise PeerError("flooding", "asks for snapshots, and does not take them")
+            link.requests.put_nowait(said)
+        else:
+            raise PeerError("malformed", "a message without a body")
+
+    def _greet(self, link: Link, hello: Said.Hello) -> None:
+        if hello.identity != self._flood.replica.identity:
+            raise PeerError("wrong-model", "bytes of another run, rule or model")
+        self._admit(hello.key)
+        if self._flood.roster.slots_of([link.peer]) == set():
+            raise PeerError("malformed", "says Hello with another's key")
+        if not link.greeted:
+            link.greeted = True
+            for final in self._flood.finals.values():
+                link.post(Said(final=final))
+
+    def _admit(self, key: bytes) -> None:
+        lost = self._flood.roster.admit(key)
+        if lost is not None:
+            self._flood.replica.drop(lost, 0, EVERYTHING)
+
+    def _give(self, link: Link, want: Said.Want) -> None:
+        link.told.difference_update(want.slots)
+        if len(link.waiting) < BUSY:  # else it is still being sent what it has asked for before
+            for record in self._flood.replica.records(want.first, want.last):
+                link.owe(record)
+
+    def _take_final(self, final: Said.Final) -> None:
+        self._flood.finals.check(final)
+        self._admit(final.key)
+        self._flood.spread(final)
+
+    def _take_records(self, link: Link, records: Said.Records) -> None:
+        for key in records.keys:
+            self._admit(key)
+        unknown = set[int]()
+        for record in records.batches:
+            link.waiting.pop(record, None)
+            try:
+                self._take_record(link, record)
+            except PeerError as error:
+                slot = decode(record).slot if error.reason in _SIGNERS | {"unknown-slot"} else None
+                if slot is None:
+                    raise
+                if error.reason == "unknown-slot":
+                    unknown.add(slot)
+                    self._flood.reject(link.peer, error.reason, error.detail)
+                elif error.reason != "ahead" or self._flood.caught_up:  # far ahead of a newcomer are all
+                    self._flood.reject(self._flood.roster.peer(slot) or link.peer, error.reason, error.detail)
+        if unknown:
+            link.post(Said(want=Said.Want(slots=sorted(unknown)[:SLOTS_ASKED_MAX])))
+
+    def _take_record(self, link: Link, record: bytes) -> None:
+        replica = self._flood.replica
+        if record in replica.log.batches:
+            return
+        named = len(replica.evidence)
+        replica.receive(record)
+        if len(replica.evidence) > named:
+            slot = next(reversed(replica.evidence))
+            signer = self._flood.roster.peer(slot) or link.peer
+            self._flood.reject(signer, "equivocation", f"slot {slot} signed two bytes for one noise")
+        if record in replica.log.batches:
+            self._flood.pass_on(record, link)
