@@ -20,6 +20,8 @@ and what carries them:
     dialling     to whom there are streams
     telling      what is said over them unasked
     hearing      what is done with what comes
+    horizon      what is closed, and is to be the same everywhere
+    presence     who takes part
     repair       what got lost
     finals       last words
     flood        all of that: everything reaches everyone

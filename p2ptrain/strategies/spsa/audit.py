@@ -2,12 +2,13 @@
 
 seal       what a peer has before some round, in 64 bytes
 judge      whose seals are like most, and what is wrong with the others
+agreed     what most have said, once no one who is still to speak can change it
 search     bisection for the rounds in which two books differ: asks questions, which `answer` answers
 """
 
 import hashlib
 from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -58,6 +59,16 @@ def judge(seals: Mapping[P, Seal]) -> tuple[Seal, dict[P, Fault]]:
         if found != common:
             faults[peer] = "master" if found.log == common.log else "log"
     return common, faults
+
+
+def agreed(votes: Mapping[int, bytes], present: Collection[int]) -> bytes | None:
+    """What most of the slots have said, the lowest of several; None while those of `present` that have not said
+    anything yet could still make it another."""
+    if not votes:
+        return None
+    (common, count), *others = sorted(Counter(votes.values()).items(), key=lambda item: (-item[1], item[0]))
+    waited_for = len(set(present) - votes.keys())
+    return common if not waited_for or count > waited_for + (others[0][1] if others else 0) else None
 
 
 def fingerprint(book: Book, first: int, last: int) -> bytes:

@@ -164,6 +164,12 @@ class Book:
         heads = [head for slot, head in self.heads.items() if slot not in without]
         return low_median(heads) if heads else -1
 
+    def entries(self, first: int, last: int) -> Iterator[tuple[Evaluation, int]]:
+        """What counts in rounds [first, last)."""
+        pages = {span: self.pages[span] for span in self.between(first, last)}
+        for batch in batches_of(pages, self.rule.span):
+            yield from (entry for entry in batch.entries() if first <= entry[0].round < last)
+
     def batches(self) -> Iterator[Batch]:
         """Everything that counts, unsigned, one batch per slot."""
         return batches_of(self.pages, self.rule.span)

@@ -14,10 +14,12 @@ from p2ptrain.strategies.spsa.complaints import Complaints
 from p2ptrain.strategies.spsa.dialling import Dialling
 from p2ptrain.strategies.spsa.finals import Finals
 from p2ptrain.strategies.spsa.hearing import Hearing
+from p2ptrain.strategies.spsa.horizon import Horizon
 from p2ptrain.strategies.spsa.link import Link
+from p2ptrain.strategies.spsa.presence import Presence
 from p2ptrain.strategies.spsa.repair import Repair
 from p2ptrain.strategies.spsa.replica import Replica
-from p2ptrain.strategies.spsa.roster import Roster
+from p2ptrain.strategies.spsa.roster import Roster, slot_of
 from p2ptrain.strategies.spsa.settled import Settled
 from p2ptrain.strategies.spsa.telling import Telling
 from p2ptrain.talk import both
@@ -47,6 +49,8 @@ class Flood:
         self.complaints = Complaints(node.emit)
         self.reject = self.complaints.reject
         self.finals = Finals(node, replica.identity, replica.slot)
+        self.presence = Presence(node, roster, batch_s)
+        self.horizon = Horizon(self)
         self.settled = Settled(replica)
         self.repair = Repair(self)
         self._hearing, self._telling = Hearing(self), Telling(self)
@@ -59,6 +63,7 @@ class Flood:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._dialling.run())
             group.create_task(self._publish_for_ever())
+            group.create_task(self.horizon.mend_for_ever())
 
     async def publish(self) -> None:
         """Sign and keep what was measured, then tell the neighbours. A disk that is full is tried again."""
@@ -81,15 +86,24 @@ class Flood:
 
     def say_final(self, log: bytes, master: bytes) -> None:
         """This node makes no more bytes and ends with these; said to everyone."""
-        self.spread(self.finals.sign(log, master))
+        self.spread_final(self.finals.sign(log, master))
 
-    def spread(self, final: Said.Final) -> None:
+    def spread_final(self, final: Said.Final) -> None:
         """A last word that was checked, to everyone if it is news."""
         if self.finals.take(final):
-            for link in self.links.values():
-                if link.greeted:
-                    with suppress(PeerError):  # it takes nothing at present, and hears it when it is back
-                        link.post(Said(final=final))
+            self.presence.spoke(slot_of(final.key))
+            self._spread(Said(final=final))
+
+    def spread_closing(self, closing: Said.Closing) -> None:
+        """One that was checked, to everyone if it is news."""
+        if self.horizon.take(closing):
+            self._spread(Said(closing=closing))
+
+    def admit(self, key: bytes) -> None:
+        """Enter a key that was told. Raises `PeerError`."""
+        lost = self.roster.admit(key)
+        if lost is not None:
+            self.replica.drop(lost)
 
     async def news(self, within_s: float) -> None:
         """Returns when something was heard, or that time is over."""
@@ -98,6 +112,12 @@ class Flood:
     def reached(self) -> int:
         """Nothing is known of this round and later ones."""
         return 1 + max(self.replica.book.heads.values(), default=-1)
+
+    def _spread(self, said: Said) -> None:
+        for link in self.links.values():
+            if link.greeted:
+                with suppress(PeerError):  # it takes nothing at present, and hears it when it is back
+                    link.post(said)
 
     async def _talk(self, link: Link) -> None:
         asking = both(self.repair.compare(link), self._answer(link))
@@ -118,8 +138,7 @@ class Flood:
     async def _publish_for_ever(self) -> None:
         while True:
             await asyncio.sleep(self.batch_s * self.rng.uniform(0.9, 1.1))
-            present = self.roster.slots_of(member.peer for member in self.node.membership.view())
-            self.replica.left = set(self.replica.book.heads) - present - {self.replica.slot}
+            self.replica.left = set(self.replica.book.heads) - self.presence.slots() - {self.replica.slot}
             await self.publish()
 
     def _keep(self) -> None:

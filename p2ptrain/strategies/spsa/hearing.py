@@ -15,6 +15,8 @@ EVERYTHING = 1 << 32
 BUSY = 512
 """Records that a neighbour waits for; who asks for more meanwhile waits for these."""
 SLOTS_ASKED_MAX = 64
+RECENT = 64
+"""Who says something of so recent a round is there."""
 _SIGNERS = frozenset({"flooding", "closed", "ahead"})
 """Not the neighbour's fault, but that of who signed."""
 
@@ -31,7 +33,7 @@ class Hearing:
         link.confirmed = link.confirmed or kind != "hello"
         if kind == "hello":
             self._greet(link, said.hello)
-        elif kind in ("answer", "snapshot", "piece"):
+        elif said.id and kind in ("answer", "records", "snapshot", "piece"):
             link.answered(said)
         elif not link.greeted:
             return  # it will say so again, once it has said Hello
@@ -42,9 +44,11 @@ class Hearing:
         elif kind == "question":
             link.post(self._flood.repair.answer(said))
         elif kind == "want":
-            self._give(link, said.want)
+            self._give(link, said)
         elif kind == "final":
             self._take_final(said.final)
+        elif kind == "closing":
+            self._take_closing(said.closing)
         elif kind in ("freeze", "fetch"):
             if link.requests.full():
                 raise PeerError("flooding", "asks for snapshots, and does not take them")
@@ -55,20 +59,18 @@ class Hearing:
     def _greet(self, link: Link, hello: Said.Hello) -> None:
         if hello.identity != self._flood.replica.identity:
             raise PeerError("wrong-model", "bytes of another run, rule or model")
-        self._admit(hello.key)
+        self._flood.admit(hello.key)
         if self._flood.roster.slots_of([link.peer]) == set():
             raise PeerError("malformed", "says Hello with another's key")
         if not link.greeted:
             link.greeted = True
-            for final in self._flood.finals.values():
-                link.post(Said(final=final))
+            link.ignorant = True
 
-    def _admit(self, key: bytes) -> None:
-        lost = self._flood.roster.admit(key)
-        if lost is not None:
-            self._flood.replica.drop(lost, 0, EVERYTHING)
-
-    def _give(self, link: Link, want: Said.Want) -> None:
+    def _give(self, link: Link, said: Said) -> None:
+        want = said.want
+        if said.id:
+            link.post(self._flood.repair.exactly(said))
+            return
         link.told.difference_update(want.slots)
         if len(link.waiting) < BUSY:  # else it is still being sent what it has asked for before
             for record in self._flood.replica.records(want.first, want.last):
@@ -76,12 +78,17 @@ class Hearing:
 
     def _take_final(self, final: Said.Final) -> None:
         self._flood.finals.check(final)
-        self._admit(final.key)
-        self._flood.spread(final)
+        self._flood.admit(final.key)
+        self._flood.spread_final(final)
+
+    def _take_closing(self, closing: Said.Closing) -> None:
+        self._flood.horizon.check(closing)
+        self._flood.admit(closing.key)
+        self._flood.spread_closing(closing)
 
     def _take_records(self, link: Link, records: Said.Records) -> None:
         for key in records.keys:
-            self._admit(key)
+            self._flood.admit(key)
         unknown = set[int]()
         for record in records.batches:
             link.waiting.pop(record, None)
@@ -110,4 +117,7 @@ class Hearing:
             signer = self._flood.roster.peer(slot) or link.peer
             self._flood.reject(signer, "equivocation", f"slot {slot} signed two bytes for one noise")
         if record in replica.log.batches:
+            batch = replica.log.batches[record]
+            if batch.runs[-1].round >= self._flood.settled.round() - RECENT:
+                self._flood.presence.spoke(batch.slot)
             self._flood.pass_on(record, link)

@@ -39,6 +39,8 @@ class Link:
         self.equal = False
         """Whether its last seal was ours, too."""
         self.differs = asyncio.Event()
+        self.ignorant = False
+        """It is to be told all last words and closings: it is new, or differs in what is closed."""
         self.requests: asyncio.Queue[Said] = asyncio.Queue(REQUESTS_MAX)
         """For snapshots, which take a while."""
         self.spoke = asyncio.get_running_loop().time()

@@ -29,6 +29,8 @@ CATCH_UP_S = 60.0
 FIRST_LINK_S = 10.0
 REPLAYED_MAX = 1 << 30
 """Parameters times bytes that a newcomer rather replays, in about a second, than fetch a snapshot."""
+FOLLOWED_S = 10.0
+"""After so long a node that has finished closes what others have closed: what is missing will not come."""
 QUIET_S = 120.0
 """How long a node that has finished waits for others that have too, and do not end with the same."""
 OTHERS_S = 3600.0
@@ -44,12 +46,9 @@ class Part:
         flood: Flood,
         working: Working,
         start: Callable[[], Lattice],
-        audit_every: int,
-        horizon: int,
     ) -> None:
         """`start`: the run's first integers, made anew."""
         self.node, self.flood, self.replica, self.working, self._start = node, flood, flood.replica, working, start
-        self.audit_every, self.horizon = audit_every, horizon
         self.turn = asyncio.Lock()
         self.donor = Donor(flood, self.turn)
         self.notes: list[str] = []
@@ -69,11 +68,8 @@ class Part:
                 break
             await flood.news(0.2)
         flood.caught_up = True
-        lattice = self.replica.master.lattice
-        if self.replica.master.missing() * lattice.values.numel() > REPLAYED_MAX:
-            found = await self.donor.get(lattice.values.numel())
-            if found is not None:
-                self.replica.adopt(found)
+        if self.replica.master.missing() * self._size > REPLAYED_MAX:
+            await self._adopt_others()
         await self.apply(self.working.begin)
         node.trainer.steps = self.replica.said(self.replica.slot)
 
@@ -109,15 +105,14 @@ class Part:
 
     def ripe(self) -> int:
         """Rounds before this count: all that are at work have said something later, or were waited for long enough."""
-        book, view = self.replica.book, self.node.membership.view()
-        at_work = self.flood.roster.slots_of(member.peer for member in view if member.state == "training")
+        book, at_work = self.replica.book, self.flood.presence.at_work()
         heads = [book.heads[slot] + 1 for slot in (at_work | {self.replica.slot}) if slot in book.heads]
         return max(min(heads, default=0), self.flood.settled.round())
 
     async def audit(self) -> None:
         """Every so many rounds: seal what is there, close what is long past, keep the integers for the next start."""
         replica, flood = self.replica, self.flood
-        number = self.ripe() // self.audit_every * self.audit_every
+        number = self.ripe() // replica.rule.audit_every * replica.rule.audit_every
         if number <= (flood.audit.round if flood.audit is not None else 0):
             return
         async with self.turn:
@@ -133,7 +128,7 @@ class Part:
         if not self._is_like_most():
             await self._rebuild()
         async with flood.writing:
-            replica.close(number - self.horizon)
+            flood.horizon.close(number)
         self._audits += 1
         if self._audits % 16 == 0:
             await self._keep(number)
@@ -156,6 +151,9 @@ class Part:
                 node.done()
                 if all(member.state == "done" for member in view):
                     return
+            if finished and self._now() - changed > FOLLOWED_S:
+                async with flood.writing:
+                    flood.horizon.follow()
             if self._now() - changed > (QUIET_S if finished else OTHERS_S):
                 node.emit(Noted("warning", "ends without all others having said that they end with the same"))
                 return
@@ -193,10 +191,25 @@ class Part:
         return True
 
     async def _rebuild(self) -> None:
-        """From the start, by replaying everything: that needs nobody's word."""
-        async with self.turn:
-            self.replica.master.load(await self.node.compute.run(self._start), {})
+        """By replaying everything from the start, which needs nobody's word; where that takes long, from the integers
+        that most of the neighbours have."""
+        said = sum(map(self.replica.said, self.replica.book.heads))
+        if said * self._size <= REPLAYED_MAX or not await self._adopt_others():
+            async with self.turn:
+                self.replica.master.load(await self.node.compute.run(self._start), {})
         await self.apply(self.working.follow, self.ripe())
+
+    @property
+    def _size(self) -> int:
+        return self.replica.master.lattice.values.numel()
+
+    async def _adopt_others(self) -> bool:
+        """Take over a snapshot of neighbours; whether there was one."""
+        found = await self.donor.get(self._size)
+        if found is not None:
+            async with self.turn:
+                self.replica.adopt(found)
+        return found is not None
 
     async def _keep(self, number: int) -> None:
         node, replica = self.node, self.replica
@@ -230,7 +243,7 @@ def take_part(node: "Node", strategy: "Spsa") -> Part:
     flood = Flood(node, replica, roster, strategy.batch, strategy.relay)
     working = Working(trainer, selection, start)
     start_again = lambda: Lattice.of(key, selection.gather(first().flat))  # noqa: E731
-    part = Part(node, flood, working, start_again, strategy.audit_every, strategy.horizon)
+    part = Part(node, flood, working, start_again)
     part.notes = notes
     return part
 

@@ -9,6 +9,7 @@ from p2ptrain.errors import PeerError
 from p2ptrain.strategies.spsa.audit import PARTS, Question, answer, fingerprint, search
 from p2ptrain.strategies.spsa.hearing import EVERYTHING
 from p2ptrain.strategies.spsa.link import Link
+from p2ptrain.strategies.spsa.records import take_some
 from p2ptrain.wire.onebyte_pb2 import Said
 
 if TYPE_CHECKING:
@@ -50,6 +51,13 @@ class Repair:
         question = Question(tuple(zip(said.question.first, said.question.last, strict=False)))
         return Said(id=said.id, answer=Said.Answer(hashes=answer(self._flood.replica.book, question)))
 
+    def exactly(self, said: Said) -> Said:
+        """What is here of the rounds that were asked for; if that is more than a message, the first of it."""
+        replica = self._flood.replica
+        wanted = dict.fromkeys(replica.records(said.want.first, said.want.last))
+        records = take_some(wanted, set(), replica.log, self._flood.roster)
+        return Said(id=said.id, records=records)
+
     async def compare(self, link: Link) -> None:
         """When a neighbour's seal is not ours, get what it has and we have not."""
         while True:
@@ -75,12 +83,15 @@ class Repair:
 
     async def _get_missing(self, link: Link, seal: Said.Seal) -> None:
         replica = self._flood.replica
-        reached = replica.book.frontier(replica.left)
+        reached, closed = replica.book.frontier(replica.left), replica.book.closed
         if seal.round > reached + BEHIND:
             link.post(Said(want=Said.Want(first=reached + 1, last=seal.round)))
             return
-        for start, end in await self.search(link, 0, seal.round):
+        found = await self.search(link, closed, seal.round) if closed < seal.round else []
+        for start, end in found:
             link.post(Said(want=Said.Want(first=start, last=end)))
+        if not found and not self._is_ours(seal):
+            link.ignorant = True  # we differ in what is closed: that is for `horizon` to decide
 
     def _is_ours(self, seal: Said.Seal) -> bool:
         return fingerprint(self._flood.replica.book, 0, seal.round) == seal.log

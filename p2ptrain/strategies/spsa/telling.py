@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from p2ptrain.strategies.spsa.dialling import REDIAL_S
 from p2ptrain.strategies.spsa.link import Link
+from p2ptrain.strategies.spsa.records import take_some
 from p2ptrain.strategies.spsa.repair import SEAL_S
 from p2ptrain.telemetry.events import Flooded
 from p2ptrain.wire.onebyte_pb2 import Said
@@ -12,8 +13,6 @@ from p2ptrain.wire.onebyte_pb2 import Said
 if TYPE_CHECKING:
     from p2ptrain.strategies.spsa.flood import Flood
 
-MESSAGE_BYTES = 1 << 16
-"""About so long are messages with records."""
 ACCOUNTED_S = 5.0
 
 
@@ -39,7 +38,11 @@ class Telling:
                     if not link.greeted:
                         continue
                 while link.waiting:
-                    await link.send(Said(records=self._records(link)))
+                    records = take_some(link.waiting, link.told, flood.replica.log, flood.roster)
+                    await link.send(Said(records=records))
+                if link.ignorant:
+                    link.ignorant = False
+                    await self._tell_what_is_over(link)
                 if _now() - sealed > (SEAL_S / 3 if flood.finished else SEAL_S):
                     sealed = _now()
                     await self._tell_what_is_there(link)
@@ -59,21 +62,11 @@ class Telling:
         for final in flood.finals.some(flood.rng) if flood.finished else ():
             await link.send(Said(final=final))
 
-    def _records(self, link: Link) -> Said.Records:
-        """As many as make a message, with the keys to check them by."""
-        batches, keys, size = [], [], 0
-        while link.waiting and size < MESSAGE_BYTES:
-            record = next(iter(link.waiting))
-            del link.waiting[record]
-            batch = self._flood.replica.log.batches.get(record)
-            if batch is None or batch.slot not in self._flood.roster:
-                continue  # a larger one has taken its place; or from the disk of an earlier life, and nobody told yet
-            if batch.slot not in link.told:
-                link.told.add(batch.slot)
-                keys.append(self._flood.roster[batch.slot])
-            batches.append(record)
-            size += len(record)
-        return Said.Records(keys=keys, batches=batches)
+    async def _tell_what_is_over(self, link: Link) -> None:
+        for final in list(self._flood.finals.values()):
+            await link.send(Said(final=final))
+        for closing in self._flood.horizon.all():
+            await link.send(Said(closing=closing))
 
     def _account(self, link: Link, since: float) -> None:
         if link.bytes_sent or link.bytes_received:
