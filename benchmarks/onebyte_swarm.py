@@ -102,6 +102,7 @@ class Host:
         self.transport = GrpcTransport(self.me, self.credentials, lambda caller, error: None)
         self.address = self.transport.bind("127.0.0.1:0")
         self.membership = self.compute = self
+        self.channel = None
         self.emit = self.events.append
         identity, disk = RULE.identify("benchmark", b"", b""), Folder(self.folder)
         roster = Roster(disk)

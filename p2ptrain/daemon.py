@@ -21,7 +21,7 @@ from p2ptrain.exchange import Exchanger
 from p2ptrain.gather import Gatherer
 from p2ptrain.liar import Liar, Sight, see
 from p2ptrain.node import Node
-from p2ptrain.ports import Compute, Directory, Disk, PeerId, Transport
+from p2ptrain.ports import Channel, Compute, Directory, Disk, PeerId, Transport
 from p2ptrain.swarm import describe
 from p2ptrain.swarm.beats import Settings
 from p2ptrain.swarm.membership import Membership
@@ -76,6 +76,8 @@ class Machine:
     spy: Callable[[], tuple[dict[PeerId, Tensor], int]] | None = None
     """For a liar that knows everything: what all honest nodes would say, in order of slots, and how many liars there
     are. Otherwise it knows what it is shown."""
+    channel: Channel | None = None
+    """What reaches others without a call, for methods that can do with it."""
     members: Members | None = None
     """Who tells the node of others, where that is not `Membership` over `transport` and `directory`."""
 
@@ -121,7 +123,7 @@ class Daemon:
             me=machine.peer, name=config.name, slot=config.slot, run=run, swarm=file.name, graph=file.graph,
             transport=machine.transport, membership=self.membership, compute=machine.compute, trainer=trainer,
             exchanger=self.exchanger, gatherer=self.gatherer, state_server=self.state_server, emit=self.emit,
-            home=machine.home, public_key=machine.public_key, sign=machine.sign,
+            home=machine.home, public_key=machine.public_key, sign=machine.sign, channel=machine.channel,
         )  # fmt: skip
         self.node.service = run.strategy.serve(self.node)
 

@@ -23,7 +23,7 @@ from p2ptrain.errors import PeerBusy, PeerError, TooFewError
 from p2ptrain.exchange import Exchanger
 from p2ptrain.gather import Gatherer
 from p2ptrain.graphs import Graph
-from p2ptrain.ports import Compute, Disk, PeerId, Transport
+from p2ptrain.ports import Channel, Compute, Disk, PeerId, Transport
 from p2ptrain.seeds import python_random
 from p2ptrain.swarm.records import is_signed
 from p2ptrain.swarm.state import StateServer, download
@@ -65,6 +65,8 @@ class Node:
     """Ed25519; `me` is derived from it."""
     sign: Callable[[bytes], bytes]
     """With the private half of that key."""
+    channel: Channel | None = None
+    """Where all hear all, if this node has such a thing."""
     service: Any = None
     """What the strategy's `serve` made."""
     draining: bool = False

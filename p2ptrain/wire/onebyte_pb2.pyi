@@ -129,17 +129,19 @@ class Said(_message.Message):
     def __init__(self, id: _Optional[int] = ..., hello: _Optional[_Union[Said.Hello, _Mapping]] = ..., records: _Optional[_Union[Said.Records, _Mapping]] = ..., seal: _Optional[_Union[Said.Seal, _Mapping]] = ..., question: _Optional[_Union[Said.Question, _Mapping]] = ..., answer: _Optional[_Union[Said.Answer, _Mapping]] = ..., want: _Optional[_Union[Said.Want, _Mapping]] = ..., final: _Optional[_Union[Said.Final, _Mapping]] = ..., freeze: _Optional[_Union[Said.Freeze, _Mapping]] = ..., snapshot: _Optional[_Union[Said.Snapshot, _Mapping]] = ..., fetch: _Optional[_Union[Said.Fetch, _Mapping]] = ..., piece: _Optional[_Union[Said.Piece, _Mapping]] = ..., closing: _Optional[_Union[Said.Closing, _Mapping]] = ...) -> None: ...
 
 class Aired(_message.Message):
-    __slots__ = ("key", "identity", "number", "part", "more", "signature")
+    __slots__ = ("key", "identity", "number", "index", "more", "part", "signature")
     KEY_FIELD_NUMBER: _ClassVar[int]
     IDENTITY_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
-    PART_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
     MORE_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     key: bytes
     identity: bytes
     number: int
-    part: bytes
+    index: int
     more: bool
+    part: bytes
     signature: bytes
-    def __init__(self, key: _Optional[bytes] = ..., identity: _Optional[bytes] = ..., number: _Optional[int] = ..., part: _Optional[bytes] = ..., more: _Optional[bool] = ..., signature: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, key: _Optional[bytes] = ..., identity: _Optional[bytes] = ..., number: _Optional[int] = ..., index: _Optional[int] = ..., more: _Optional[bool] = ..., part: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...

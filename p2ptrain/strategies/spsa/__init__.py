@@ -18,16 +18,18 @@ and what carries them:
     roster       whose key may say bytes of which slot
     link         one stream to a neighbour
     dialling     to whom there are streams
-    telling      what is said over them unasked
+    air, bus     a broker in place of streams
+    telling      what is said unasked
     hearing      what is done with what comes
+    repair       what got lost
     horizon      what is closed, and is to be the same everywhere
     presence     who takes part
-    repair       what got lost
     finals       last words
     flood        all of that: everything reaches everyone
     donor        snapshots for newcomers
     working      the module that the integers are shown to
     part         all of it for one node
+    ending       when it is over
     strategy     the method, and its configuration
 """
 

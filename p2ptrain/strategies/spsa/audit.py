@@ -90,9 +90,10 @@ def answer(book: Book, question: Question) -> tuple[bytes, ...]:
 
 
 def search(
-    book: Book, first: int, last: int, limit: int = 64
+    book: Book, first: int, last: int, limit: int = 64, most: int = PARTS + 1
 ) -> Generator[Question, tuple[bytes, ...], list[tuple[int, int]]]:
-    """Find where another book differs in rounds [first, last): the first `limit` rounds that do, joined to ranges.
+    """Find where another book differs in rounds [first, last): the first `limit` rounds that do, joined to ranges. Of a
+    range of which `most` parts differ, no more is asked: all of it is taken to differ.
 
     Yields questions for the other side, is sent its answers. Raises `PeerError("malformed")` for an answer to
     something else."""
@@ -107,6 +108,9 @@ def search(
         if len(theirs) != len(parts):
             raise PeerError("malformed", f"{len(theirs)} hashes for {len(parts)} parts")
         different = [part for part, each in zip(parts, theirs, strict=True) if fingerprint(book, *part) != each]
+        if len(different) >= most:
+            found = _joined(found, (start, end))
+            continue
         for part in different:
             if part[1] - part[0] == 1:
                 found = _joined(found, part)

@@ -19,6 +19,8 @@ from p2ptrain.strategies.spsa.noise import Evaluation
 from p2ptrain.strategies.spsa.rule import Rule, low_median, next_exponent
 
 NOTHING = -128
+EVERYTHING = 1 << 32
+"""Beyond all rounds."""
 AHEAD_MAX = 4096
 """Rounds that a byte may be ahead of us: a peer that is far ahead must not make us keep pages without end."""
 LOUD = 4

@@ -1,6 +1,5 @@
 """Last words: each node that makes no more bytes signs what it ends with, and everyone comes to know."""
 
-import asyncio
 import random
 from typing import TYPE_CHECKING
 
@@ -19,15 +18,15 @@ _PREFIX = b"p2ptrain-onebyte-final-v1"
 class Finals(dict[int, Said.Final]):
     """By slot, the last word of those that have finished."""
 
-    def __init__(self, node: "Node", identity: bytes, slot: int) -> None:
+    def __init__(self, node: "Node", identity: bytes, slot: int, number: int) -> None:
         super().__init__()
-        self._node, self._identity, self._slot = node, identity, slot
+        self._node, self._identity, self._slot, self._number = node, identity, slot, number
 
-    def sign(self, log: bytes, master: bytes) -> Said.Final:
+    def sign(self, log: bytes, master: bytes, done: bool) -> Said.Final:
         """This node makes no more bytes and ends with these."""
-        mine = self.get(self._slot)
-        number = mine.number + 1 if mine else int(asyncio.get_running_loop().time() * 1000)
-        final = Said.Final(key=self._node.public_key, number=number, log=log, master=master)
+        self._number += 1
+        number = self._number
+        final = Said.Final(key=self._node.public_key, number=number, log=log, master=master, done=done)
         final.signature = self._node.sign(self._text(final))
         return final
 
@@ -50,4 +49,6 @@ class Finals(dict[int, Said.Final]):
         return rng.sample(list(self.values()), min(REPEATED, len(self)))
 
     def _text(self, final: Said.Final) -> bytes:
-        return _PREFIX + self._identity + final.number.to_bytes(8, "big") + final.log + final.master
+        return (
+            _PREFIX + self._identity + final.number.to_bytes(8, "big") + final.log + final.master + bytes([final.done])
+        )

@@ -1,7 +1,7 @@
 """Flooding: every signed byte reaches everyone over any connected graph, each batch about once over each edge.
 
-Whatever is new to a node goes to all neighbours but the one it came from, and not to those that send it meanwhile. What
-gets lost all the same, `repair` finds.
+Whatever is new to a node goes to all neighbours but the one it came from, and not to those that send it meanwhile; and
+to a broker if there is one and it has not come from there. What gets lost all the same, `repair` finds.
 """
 
 import asyncio
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from p2ptrain import chaos
 from p2ptrain.errors import ConfigError, PeerError
+from p2ptrain.strategies.spsa.air import Air
+from p2ptrain.strategies.spsa.bus import Bus
 from p2ptrain.strategies.spsa.complaints import Complaints
 from p2ptrain.strategies.spsa.dialling import Dialling
 from p2ptrain.strategies.spsa.finals import Finals
@@ -21,6 +23,7 @@ from p2ptrain.strategies.spsa.repair import Repair
 from p2ptrain.strategies.spsa.replica import Replica
 from p2ptrain.strategies.spsa.roster import Roster, slot_of
 from p2ptrain.strategies.spsa.settled import Settled
+from p2ptrain.strategies.spsa.speaker import Speaker
 from p2ptrain.strategies.spsa.telling import Telling
 from p2ptrain.talk import both
 from p2ptrain.waiting import News, within
@@ -33,7 +36,10 @@ if TYPE_CHECKING:
 class Flood:
     """One node's links, and what goes over them."""
 
-    def __init__(self, node: "Node", replica: Replica, roster: Roster, batch_s: float, relay_s: float) -> None:
+    def __init__(
+        self, node: "Node", replica: Replica, roster: Roster, batch_s: float, relay_s: float, number: int = 1
+    ) -> None:
+        """`number`: above all that this node has used in earlier lives."""
         self.node, self.replica, self.roster = node, replica, roster
         self.batch_s, self.relay_s = batch_s, relay_s
         self.rng = node.rng("flood")
@@ -48,20 +54,24 @@ class Flood:
         """Answers what concerns snapshots."""
         self.complaints = Complaints(node.emit)
         self.reject = self.complaints.reject
-        self.finals = Finals(node, replica.identity, replica.slot)
+        self.finals = Finals(node, replica.identity, replica.slot, number)
         self.presence = Presence(node, roster, batch_s)
         self.horizon = Horizon(self)
         self.settled = Settled(replica)
         self.repair = Repair(self)
-        self._hearing, self._telling = Hearing(self), Telling(self)
-        self._dialling = Dialling(node, self.complaints, self._talk)
+        self.hearing, self._telling = Hearing(self), Telling(self)
+        self._dialling = Dialling(node, self.complaints, self.talk)
         self.links = self._dialling.links
+        """To neighbours."""
+        self.bus = None if node.channel is None else Bus(self, Air(node, node.channel, replica.identity, number))
         self._news = News()
 
     async def run(self) -> None:
         """Keep links open and say what is new, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._dialling.run())
+            if self.bus is not None:
+                group.create_task(self.bus.run())
             group.create_task(self._publish_for_ever())
             group.create_task(self.horizon.mend_for_ever())
 
@@ -78,26 +88,37 @@ class Flood:
             for record in self.replica.signed():
                 self.pass_on(record)
 
-    def pass_on(self, record: bytes, source: Link | None = None) -> None:
+    def talking(self) -> list[Link]:
+        """With neighbours, and alone with some of those at the broker."""
+        return [*self.links.values(), *(self.bus.links.values() if self.bus else ())]
+
+    def compared(self) -> list[Link | Speaker]:
+        """Those whose seals come, each once."""
+        speakers = self.bus.speakers() if self.bus else []
+        return list({each.peer: each for each in (*speakers, *self.talking())}.values())
+
+    def pass_on(self, record: bytes, source: Link | Speaker | None = None) -> None:
         """A batch that is new here."""
         for link in self.links.values():
             if link is not source and link.greeted:
                 link.owe(record)
+        if self.bus is not None and (source is None or source is self.links.get(source.peer)):
+            self.bus.owe(record, is_own=source is None)
 
-    def say_final(self, log: bytes, master: bytes) -> None:
-        """This node makes no more bytes and ends with these; said to everyone."""
-        self.spread_final(self.finals.sign(log, master))
+    def say_final(self, log: bytes, master: bytes, done: bool) -> None:
+        """This node makes no more bytes and ends with these, as all others do, or not yet; said to everyone."""
+        self.spread_final(self.finals.sign(log, master, done))
 
-    def spread_final(self, final: Said.Final) -> None:
+    def spread_final(self, final: Said.Final, source: Link | Speaker | None = None) -> None:
         """A last word that was checked, to everyone if it is news."""
         if self.finals.take(final):
             self.presence.spoke(slot_of(final.key))
-            self._spread(Said(final=final))
+            self._spread(Said(final=final), source)
 
-    def spread_closing(self, closing: Said.Closing) -> None:
+    def spread_closing(self, closing: Said.Closing, source: Link | Speaker | None = None) -> None:
         """One that was checked, to everyone if it is news."""
         if self.horizon.take(closing):
-            self._spread(Said(closing=closing))
+            self._spread(Said(closing=closing), source)
 
     def admit(self, key: bytes) -> None:
         """Enter a key that was told. Raises `PeerError`."""
@@ -109,24 +130,29 @@ class Flood:
         """Returns when something was heard, or that time is over."""
         await within(within_s, self._news.next())
 
+    def tell_news(self) -> None:
+        self._news.tell()
+
     def reached(self) -> int:
         """Nothing is known of this round and later ones."""
         return 1 + max(self.replica.book.heads.values(), default=-1)
 
-    def _spread(self, said: Said) -> None:
+    def _spread(self, said: Said, source: Link | Speaker | None) -> None:
         for link in self.links.values():
-            if link.greeted:
+            if link.greeted and link is not source:
                 with suppress(PeerError):  # it takes nothing at present, and hears it when it is back
                     link.post(said)
+        if self.bus is not None and not isinstance(source, Speaker):
+            self.bus.post(said)
 
-    async def _talk(self, link: Link) -> None:
+    async def talk(self, link: Link) -> None:
         asking = both(self.repair.compare(link), self._answer(link))
         await both(self._hear(link), both(self._telling.tell(link), asking))
 
     async def _hear(self, link: Link) -> None:
         while True:
-            self._hearing.take(link, await link.receive())
-            self._news.tell()
+            self.hearing.take(link, await link.receive())
+            self.tell_news()
 
     async def _answer(self, link: Link) -> None:
         while True:

@@ -5,13 +5,12 @@ from typing import TYPE_CHECKING
 from p2ptrain.errors import PeerError
 from p2ptrain.strategies.spsa.batch import decode
 from p2ptrain.strategies.spsa.link import Link
+from p2ptrain.strategies.spsa.speaker import Speaker
 from p2ptrain.wire.onebyte_pb2 import Said
 
 if TYPE_CHECKING:
     from p2ptrain.strategies.spsa.flood import Flood
 
-EVERYTHING = 1 << 32
-"""Beyond all rounds."""
 BUSY = 512
 """Records that a neighbour waits for; who asks for more meanwhile waits for these."""
 SLOTS_ASKED_MAX = 64
@@ -46,9 +45,9 @@ class Hearing:
         elif kind == "want":
             self._give(link, said)
         elif kind == "final":
-            self._take_final(said.final)
+            self._take_final(link, said.final)
         elif kind == "closing":
-            self._take_closing(said.closing)
+            self._take_closing(link, said.closing)
         elif kind in ("freeze", "fetch"):
             if link.requests.full():
                 raise PeerError("flooding", "asks for snapshots, and does not take them")
@@ -56,15 +55,28 @@ class Hearing:
         else:
             raise PeerError("malformed", "a message without a body")
 
+    def take_from_all(self, speaker: Speaker, said: Said) -> None:
+        """What is said at a broker to everyone. Raises `PeerError`."""
+        match said.WhichOneof("body"):
+            case "records":
+                self._take_records(speaker, said.records)
+            case "seal":
+                self._flood.repair.take_seal(speaker, said.seal)
+            case "final":
+                self._take_final(speaker, said.final)
+            case "closing":
+                self._take_closing(speaker, said.closing)
+            case kind:
+                raise PeerError("malformed", f"says {kind} to everyone")
+
     def _greet(self, link: Link, hello: Said.Hello) -> None:
         if hello.identity != self._flood.replica.identity:
             raise PeerError("wrong-model", "bytes of another run, rule or model")
         self._flood.admit(hello.key)
         if self._flood.roster.slots_of([link.peer]) == set():
             raise PeerError("malformed", "says Hello with another's key")
-        if not link.greeted:
-            link.greeted = True
-            link.ignorant = True
+        link.confirmed = link.confirmed and not link.greeted  # again: ours was lost, or it has begun anew
+        link.greeted = link.ignorant = True
 
     def _give(self, link: Link, said: Said) -> None:
         want = said.want
@@ -76,37 +88,37 @@ class Hearing:
             for record in self._flood.replica.records(want.first, want.last):
                 link.owe(record)
 
-    def _take_final(self, final: Said.Final) -> None:
+    def _take_final(self, source: Link | Speaker, final: Said.Final) -> None:
         self._flood.finals.check(final)
         self._flood.admit(final.key)
-        self._flood.spread_final(final)
+        self._flood.spread_final(final, source)
 
-    def _take_closing(self, closing: Said.Closing) -> None:
+    def _take_closing(self, source: Link | Speaker, closing: Said.Closing) -> None:
         self._flood.horizon.check(closing)
         self._flood.admit(closing.key)
-        self._flood.spread_closing(closing)
+        self._flood.spread_closing(closing, source)
 
-    def _take_records(self, link: Link, records: Said.Records) -> None:
+    def _take_records(self, source: Link | Speaker, records: Said.Records) -> None:
         for key in records.keys:
             self._flood.admit(key)
         unknown = set[int]()
         for record in records.batches:
-            link.waiting.pop(record, None)
+            source.waiting.pop(record, None)
             try:
-                self._take_record(link, record)
+                self._take_record(source, record)
             except PeerError as error:
                 slot = decode(record).slot if error.reason in _SIGNERS | {"unknown-slot"} else None
                 if slot is None:
                     raise
                 if error.reason == "unknown-slot":
                     unknown.add(slot)
-                    self._flood.reject(link.peer, error.reason, error.detail)
+                    self._flood.reject(source.peer, error.reason, error.detail)
                 elif error.reason != "ahead" or self._flood.caught_up:  # far ahead of a newcomer are all
-                    self._flood.reject(self._flood.roster.peer(slot) or link.peer, error.reason, error.detail)
+                    self._flood.reject(self._flood.roster.peer(slot) or source.peer, error.reason, error.detail)
         if unknown:
-            link.post(Said(want=Said.Want(slots=sorted(unknown)[:SLOTS_ASKED_MAX])))
+            source.post(Said(want=Said.Want(slots=sorted(unknown)[:SLOTS_ASKED_MAX])))
 
-    def _take_record(self, link: Link, record: bytes) -> None:
+    def _take_record(self, source: Link | Speaker, record: bytes) -> None:
         replica = self._flood.replica
         if record in replica.log.batches:
             return
@@ -114,10 +126,10 @@ class Hearing:
         replica.receive(record)
         if len(replica.evidence) > named:
             slot = next(reversed(replica.evidence))
-            signer = self._flood.roster.peer(slot) or link.peer
+            signer = self._flood.roster.peer(slot) or source.peer
             self._flood.reject(signer, "equivocation", f"slot {slot} signed two bytes for one noise")
         if record in replica.log.batches:
             batch = replica.log.batches[record]
             if batch.runs[-1].round >= self._flood.settled.round() - RECENT:
                 self._flood.presence.spoke(batch.slot)
-            self._flood.pass_on(record, link)
+            self._flood.pass_on(record, source)

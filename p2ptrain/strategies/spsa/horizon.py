@@ -35,11 +35,11 @@ class Horizon:
 
     def close(self, reached: int) -> None:
         """This node is at an audit of the rounds before `reached`: close what is too old by now, and say so. But
-        nothing that no neighbour has like this: what is missing here can still come. The caller holds `flood.writing`."""
-        rule, links = self._flood.replica.rule, self._flood.links.values()
+        nothing that no neighbour has like this, as it can still come. The caller holds `flood.writing`."""
+        rule, others = self._flood.replica.rule, self._flood.compared()
         number = reached - rule.horizon
-        if links:
-            number = min(number, max((link.seal.round for link in links if link.seal and link.equal), default=0))
+        if others:
+            number = min(number, max((other.seal.round for other in others if other.seal and other.equal), default=0))
         number = number // rule.audit_every * rule.audit_every
         if number > self._flood.replica.book.closed:
             self._close(number)
@@ -113,7 +113,7 @@ class Horizon:
 
     async def _mend(self, number: int, log: bytes) -> None:
         """From the first neighbour that has it."""
-        links = [link for link in self._flood.links.values() if link.greeted]
+        links = [link for link in self._flood.talking() if link.greeted]
         self._flood.rng.shuffle(links)
         for link in links:
             try:

@@ -23,8 +23,12 @@ GRACE_S = 10.0
 class Link:
     """Between this node and one neighbour, for as long as the stream lives."""
 
-    def __init__(self, stream: Stream, pace: Pace) -> None:
+    def __init__(self, stream: Stream, pace: Pace, again_s: float | None = None) -> None:
+        """`again_s`: where messages get lost, what is not answered is asked again after that, then after twice that."""
         self.peer = stream.peer
+        self.is_aired = again_s is not None
+        """It goes over a broker."""
+        self._again_s = again_s
         self.greeted = False
         """The neighbour has said Hello, of the same run."""
         self.confirmed = False
@@ -100,6 +104,10 @@ class Link:
             self.post(question)
             with deadline_is_peer_error():
                 async with asyncio.timeout(self._patience(SIZE_BYTES_MAX)):
+                    wait_s = self._again_s
+                    while wait_s is not None and not (await asyncio.wait([answer], timeout=wait_s))[0]:
+                        self.post(question)
+                        wait_s *= 2
                     return await answer
         finally:
             del self._asked[question.id]

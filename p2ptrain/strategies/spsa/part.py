@@ -5,11 +5,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from p2ptrain.errors import CheckpointError, ConfigError
-from p2ptrain.strategies.spsa import snapshot
+from p2ptrain.strategies.spsa import life, snapshot
 from p2ptrain.strategies.spsa.audit import fingerprint
 from p2ptrain.strategies.spsa.donor import Donor
 from p2ptrain.strategies.spsa.flood import Flood
-from p2ptrain.strategies.spsa.hearing import EVERYTHING
 from p2ptrain.strategies.spsa.lattice import Lattice
 from p2ptrain.strategies.spsa.replica import Credentials, Replica
 from p2ptrain.strategies.spsa.roster import Roster, slot_of
@@ -29,12 +28,6 @@ CATCH_UP_S = 60.0
 FIRST_LINK_S = 10.0
 REPLAYED_MAX = 1 << 30
 """Parameters times bytes that a newcomer rather replays, in about a second, than fetch a snapshot."""
-FOLLOWED_S = 10.0
-"""After so long a node that has finished closes what others have closed: what is missing will not come."""
-QUIET_S = 120.0
-"""How long a node that has finished waits for others that have too, and do not end with the same."""
-OTHERS_S = 3600.0
-"""The same for others that still measure."""
 
 
 class Part:
@@ -53,7 +46,7 @@ class Part:
         self.donor = Donor(flood, self.turn)
         self.notes: list[str] = []
         """What was damaged on the disk."""
-        self._audits = 0
+        self._audits = self._judged = 0
 
     async def catch_up(self) -> None:
         """Get what was said before this node measures anything: its own bytes of an earlier life are among it."""
@@ -61,10 +54,12 @@ class Part:
         for note in self.notes:
             node.emit(Noted("warning", note))
         started, patience_s = self._now(), 10 * CATCH_UP_S if self.notes else CATCH_UP_S
-        while not node.draining and not any(link.equal for link in flood.links.values()):
+        while not node.draining and not any(other.equal for other in flood.compared()):
             waited_s = self._now() - started
-            in_sight = any(link.greeted for link in flood.links.values())
-            if waited_s > (patience_s if in_sight or self.notes else FIRST_LINK_S) or not node.membership.view():
+            in_sight = any(other.seal is not None for other in flood.compared())
+            if waited_s > (patience_s if in_sight or self.notes else FIRST_LINK_S):
+                break
+            if flood.bus is None and not node.membership.view():
                 break
             await flood.news(0.2)
         flood.caught_up = True
@@ -113,7 +108,11 @@ class Part:
         """Every so many rounds: seal what is there, close what is long past, keep the integers for the next start."""
         replica, flood = self.replica, self.flood
         number = self.ripe() // replica.rule.audit_every * replica.rule.audit_every
-        if number <= (flood.audit.round if flood.audit is not None else 0):
+        is_due = number > (flood.audit.round if flood.audit is not None else 0)
+        if not self._is_like_most(is_last=is_due):
+            await self._rebuild()
+            flood.audit = None
+        if not is_due:
             return
         async with self.turn:
             steps = replica.master.plan(self.ripe())
@@ -125,69 +124,32 @@ class Part:
 
             digest = await self.node.compute.run(work)
         flood.audit = Said.Seal(round=number, log=log, master=digest)
-        if not self._is_like_most():
-            await self._rebuild()
         async with flood.writing:
             flood.horizon.close(number)
         self._audits += 1
         if self._audits % 16 == 0:
             await self._keep(number)
 
-    async def end(self) -> None:
-        """Returns when all that are there have finished, and end with the same set and the same integers."""
-        node, flood = self.node, self.flood
-        await flood.publish()
-        node.finish()
-        changed, known = self._now(), b""
-        while not node.draining:
-            log = fingerprint(self.replica.book, 0, EVERYTHING)
-            if log != known:
-                known, changed = log, self._now()
-                await self.apply(self.working.follow)
-                flood.say_final(log, await node.compute.run(self.replica.master.lattice.digest))
-            view = node.membership.view()
-            finished = flood.finished = all(member.state in ("finished", "done") for member in view)
-            if finished and self._all_end_like_this(log):
-                node.done()
-                if all(member.state == "done" for member in view):
-                    return
-            if finished and self._now() - changed > FOLLOWED_S:
-                async with flood.writing:
-                    flood.horizon.follow()
-            if self._now() - changed > (QUIET_S if finished else OTHERS_S):
-                node.emit(Noted("warning", "ends without all others having said that they end with the same"))
-                return
-            await flood.news(0.2)
-
-    def _all_end_like_this(self, log: bytes) -> bool:
-        flood, mine = self.flood, self.flood.finals[self.replica.slot]
-        peers = [member.peer for member in self.node.membership.view()]
-        slots = flood.roster.slots_of(peers)
-        if len(slots) < len(peers) or any(slot not in flood.finals for slot in slots):
-            return False
-        for slot in slots:
-            theirs = flood.finals[slot]
-            if theirs.log == mine.log == log and theirs.master != mine.master:
-                flood.reject(flood.roster.peer(slot) or "", "wrong-master", "has all bytes, and other integers")
-        return all(flood.finals[slot].log == log for slot in slots)
-
-    def _is_like_most(self) -> bool:
+    def _is_like_most(self, is_last: bool = False) -> bool:
         """Whether, of the neighbours that sealed the same bytes, no more have other integers than have ours; those
-        that differ from most are named, this node too."""
+        that differ from most are named, this node too. `is_last`: no more of them will come."""
         mine = self.flood.audit
-        assert mine is not None
+        if mine is None:
+            return True
         alike, other = 1, list[str]()
-        for link in self.flood.links.values():
-            if link.audit is not None and (link.audit.round, link.audit.log) == (mine.round, mine.log):
-                if link.audit.master == mine.master:
+        for each in self.flood.compared():
+            if each.audit is not None and (each.audit.round, each.audit.log) == (mine.round, mine.log):
+                if each.audit.master == mine.master:
                     alike += 1
                 else:
-                    other.append(link.peer)
+                    other.append(each.peer)
         if len(other) > alike:
             self.node.emit(Noted("error", f"our integers before round {mine.round} are not what most neighbours have"))
             return False
-        for peer in other:
+        is_known = is_last or alike > len(other)
+        for peer in other if is_known and mine.round > self._judged else ():
             self.flood.reject(peer, "wrong-master", f"other integers from the same bytes before round {mine.round}")
+            self._judged = mine.round
         return True
 
     async def _rebuild(self) -> None:
@@ -240,7 +202,7 @@ def take_part(node: "Node", strategy: "Spsa") -> Part:
         notes = replica.restore()
     except CheckpointError as error:
         raise ConfigError(f"node.home: {error}") from None
-    flood = Flood(node, replica, roster, strategy.batch, strategy.relay)
+    flood = Flood(node, replica, roster, strategy.batch, strategy.relay, life.begin(node.home))
     working = Working(trainer, selection, start)
     start_again = lambda: Lattice.of(key, selection.gather(first().flat))  # noqa: E731
     part = Part(node, flood, working, start_again)

@@ -3,7 +3,6 @@
 import asyncio
 from typing import TYPE_CHECKING
 
-from p2ptrain.ports import PeerId
 from p2ptrain.strategies.spsa.roster import Roster
 
 if TYPE_CHECKING:
@@ -28,16 +27,17 @@ class Presence:
     def slots(self) -> set[int]:
         """Of all others that are there, as far as their keys are known."""
         members = self._node.membership.view()
-        known = {member.peer for member in members}
-        return self._roster.slots_of(known) | self._beyond(known)
+        return self._roster.slots_of(member.peer for member in members) | self.beyond()
 
     def at_work(self) -> set[int]:
-        """Of those that still measure."""
+        """Of those that still measure, or seem to."""
         members = self._node.membership.view()
-        training = [member.peer for member in members if member.state == "training"]
-        return self._roster.slots_of(training) | self._beyond({member.peer for member in members})
+        return self._roster.slots_of(member.peer for member in members if member.state == "training") | self.beyond()
 
-    def _beyond(self, known: set[PeerId]) -> set[int]:
+    def beyond(self) -> set[int]:
+        """Of those that are not in the view."""
+        members = self._node.membership.view()
         since = asyncio.get_running_loop().time() - self._silent_s
         self._spoke = {slot: time for slot, time in self._spoke.items() if time > since}
-        return {slot for slot in self._spoke if self._roster.peer(slot) not in known}
+        seen = {self._node.me, *(member.peer for member in members)}
+        return {slot for slot in self._spoke if self._roster.peer(slot) not in seen}

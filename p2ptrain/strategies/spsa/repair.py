@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING
 
 from p2ptrain.errors import PeerError
 from p2ptrain.strategies.spsa.audit import PARTS, Question, answer, fingerprint, search
-from p2ptrain.strategies.spsa.hearing import EVERYTHING
+from p2ptrain.strategies.spsa.book import EVERYTHING
 from p2ptrain.strategies.spsa.link import Link
 from p2ptrain.strategies.spsa.records import take_some
+from p2ptrain.strategies.spsa.speaker import Speaker
 from p2ptrain.wire.onebyte_pb2 import Said
 
 if TYPE_CHECKING:
     from p2ptrain.strategies.spsa.flood import Flood
 
 SEAL_S = 3.0
+MANY = PARTS // 2
+"""Where so many parts of a range differ, all of it is asked for."""
 BEHIND = 128
 """Who lacks so many rounds asks for all of them at once."""
 
@@ -34,7 +37,7 @@ class Repair:
         if flood.audit is not None:
             yield flood.audit
 
-    def take_seal(self, link: Link, seal: Said.Seal) -> None:
+    def take_seal(self, link: Link | Speaker, seal: Said.Seal) -> None:
         """Raises `PeerError`."""
         if seal.round > EVERYTHING or len(seal.log) != 32 or len(seal.master) not in (0, 32):
             raise PeerError("malformed", "a seal of nothing")
@@ -68,9 +71,9 @@ class Repair:
             await asyncio.sleep(SEAL_S / 2)
             link.equal = link.seal is not None and self._is_ours(link.seal)
 
-    async def search(self, link: Link, first: int, last: int) -> list[tuple[int, int]]:
-        """Ranges of rounds in which a neighbour has something else."""
-        searching = search(self._flood.replica.book, first, last)
+    async def search(self, link: Link, first: int, last: int, most: int = PARTS + 1) -> list[tuple[int, int]]:
+        """Ranges of rounds in which a neighbour has something else. `most`: as in `audit.search`."""
+        searching = search(self._flood.replica.book, first, last, most=most)
         try:
             question = next(searching)
             while True:
@@ -87,7 +90,7 @@ class Repair:
         if seal.round > reached + BEHIND:
             link.post(Said(want=Said.Want(first=reached + 1, last=seal.round)))
             return
-        found = await self.search(link, closed, seal.round) if closed < seal.round else []
+        found = await self.search(link, closed, seal.round, MANY) if closed < seal.round else []
         for start, end in found:
             link.post(Said(want=Said.Want(first=start, last=end)))
         if not found and not self._is_ours(seal):

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 class Spsa(Strategy):
     """Say slopes along shared noise, one byte each; all replicas are equal, bit by bit."""
 
+    speaks_over_channel = True
+
     lr: float | None = Field(1e-3, gt=0, le=1e3)
     """The weights move by `lr` times the mean over a round's evaluations of slope * noise."""
     final_lr: float | None = Field(None, ge=0, le=1e3)
@@ -56,6 +58,8 @@ class Spsa(Strategy):
         return take_part(node, self)
 
     async def run(self, node: "Node") -> None:
+        from p2ptrain.strategies.spsa.ending import Ending
+
         part: Part = node.service
         async with asyncio.TaskGroup() as group:
             flood = group.create_task(part.flood.run())
@@ -65,5 +69,5 @@ class Spsa(Strategy):
                 for _ in range(self.samples):
                     await part.measure(self.eps)
                 await part.audit()
-            await part.end()
+            await Ending(part).run()
             flood.cancel()

@@ -69,7 +69,7 @@ class Telling:
             await link.send(Said(closing=closing))
 
     def _account(self, link: Link, since: float) -> None:
-        if link.bytes_sent or link.bytes_received:
+        if (link.bytes_sent or link.bytes_received) and not link.is_aired:  # else `bus` has counted them
             self._flood.node.emit(Flooded(link.peer, link.bytes_sent, link.bytes_received, _now() - since))
             link.bytes_sent = link.bytes_received = 0
 
