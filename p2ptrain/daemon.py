@@ -223,10 +223,12 @@ class Daemon:
         """The swarm's weights if it has any: a newcomer must not drag it back to a random start."""
         self._orphan, wait_s = True, 0.5
         while self._orphan and (donors := await self._look_around()):
-            self._orphan = not await self._fetch(donors)
+            self._orphan = not (self.run_config.strategy.brings_weights or await self._fetch(donors))
             if self._orphan:
                 await asyncio.sleep(wait_s)
                 wait_s = min(2 * wait_s, 10.0)
+        if self.run_config.strategy.brings_weights:
+            self._orphan = False
         if not self.membership.alone:
             await self._warm()
         self._has_weights = True
@@ -348,7 +350,7 @@ def build_trainer(file: NodeFile, machine: Machine) -> Trainer:
     run, config = file.run, file.node
     shards = run.data.shards or (file.graph.num_nodes if file.graph else 1)
     own = examples(run.task.labels(), run.data, shards, config.slot, run.seed)
-    replica = Replica(run.task.model(run.seed), devices.pick(config.device))
+    replica = Replica(run.task.start(run.seed), devices.pick(config.device))
     recipe = run.strategy.model_copy(update={"precision": config.precision})
     trainer = Trainer(run.task, replica, own, recipe, seed=run.seed, slot=config.slot)
     if config.attack is not None and config.attack.kind == "data":

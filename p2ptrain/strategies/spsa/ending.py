@@ -17,6 +17,8 @@ QUIET_S = 120.0
 """How long it waits for others that have finished too, and do not end with the same."""
 OTHERS_S = 3600.0
 """The same for others that still measure."""
+NEXT_S = 0.5
+"""As the last bytes come in, not each is worth another last word."""
 AGAIN_S = 3.0
 """Those who do not see us hear that we are still there."""
 LAST_WORDS_S = 2.0
@@ -29,7 +31,7 @@ class Ending:
         self._part, self._node, self._flood = part, part.node, part.flood
         self._slot = part.replica.slot
         self._log = self._master = b""
-        self._changed = self._said = _now()
+        self._changed, self._said = _now(), float("-inf")
 
     async def run(self) -> None:
         """Returns when it is over, whoever is missing."""
@@ -68,7 +70,8 @@ class Ending:
         """A last word whenever it is another; after a restart an older one of ours may have come back."""
         mine = self._flood.finals.get(self._slot)
         is_said = mine is not None and (mine.log, mine.master, mine.done) == (self._log, self._master, is_done)
-        if not is_said or (self._flood.presence.beyond() and _now() - self._said > AGAIN_S):
+        due_s = NEXT_S if not is_said else AGAIN_S if self._flood.presence.beyond() else float("inf")
+        if _now() - self._said >= due_s:
             self._said = _now()
             self._flood.say_final(self._log, self._master, is_done)
 

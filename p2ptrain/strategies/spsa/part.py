@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from p2ptrain.errors import CheckpointError, ConfigError
 from p2ptrain.strategies.spsa import life, snapshot
 from p2ptrain.strategies.spsa.audit import fingerprint
@@ -17,6 +19,7 @@ from p2ptrain.strategies.spsa.selection import of_parameters
 from p2ptrain.strategies.spsa.working import Working
 from p2ptrain.telemetry.events import Noted
 from p2ptrain.training.replica import Replica as Flat
+from p2ptrain.training.starts import frozen_digest
 from p2ptrain.wire.onebyte_pb2 import Said
 
 if TYPE_CHECKING:
@@ -189,11 +192,13 @@ def take_part(node: "Node", strategy: "Spsa") -> Part:
     trainer, run = node.trainer, node.run
     rule, selection = rule_of(strategy), of_parameters(trainer.module, strategy.parameters)
 
-    def first() -> Flat:
-        return Flat(run.task.model(run.seed), trainer.replica.device)
+    def first() -> Tensor:
+        return Flat(run.task.start(run.seed), trainer.replica.device).flat
 
-    start = first().flat
-    identity = rule.identify(node.swarm, trainer.replica.fingerprint, Lattice.of((0, 0), start).digest())
+    # What no checkpoint has changed needs no second model, for which there may be no room.
+    start = first() if trainer.steps else trainer.replica.flat.clone()
+    layout = trainer.replica.fingerprint + frozen_digest(trainer.module)
+    identity = rule.identify(node.swarm, layout, Lattice.of((0, 0), start).digest())
     key, roster = key_of(identity), Roster(node.home)
     roster.admit(node.public_key)
     credentials = Credentials(slot_of(node.public_key), node.sign, node.verify)
@@ -204,7 +209,7 @@ def take_part(node: "Node", strategy: "Spsa") -> Part:
         raise ConfigError(f"node.home: {error}") from None
     flood = Flood(node, replica, roster, strategy.batch, strategy.relay, life.begin(node.home))
     working = Working(trainer, selection, start)
-    start_again = lambda: Lattice.of(key, selection.gather(first().flat))  # noqa: E731
+    start_again = lambda: Lattice.of(key, selection.gather(first()))  # noqa: E731
     part = Part(node, flood, working, start_again)
     part.notes = notes
     return part

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Spsa(Strategy):
     """Say slopes along shared noise, one byte each; all replicas are equal, bit by bit."""
 
-    speaks_over_channel = True
+    brings_weights = speaks_over_channel = True
 
     lr: float | None = Field(1e-3, gt=0, le=1e3)
     """The weights move by `lr` times the mean over a round's evaluations of slope * noise."""
