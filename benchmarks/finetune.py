@@ -43,9 +43,9 @@ class Case:
 
 
 CASES = {
-    "all": Case("", 2e-4),
-    "last block": Case(r"^blocks\.1\.", 5e-4),
-    "norms": Case("norm", 5e-2),
+    "all": Case("", 4e-3),
+    "last block": Case(r"^blocks\.1\.", 4e-3),
+    "norms": Case("norm", 0.3),
     "lora": Case("", 1e-2, eps=1e-2, task={"lora": {"rank": 4}}),
 }
 

@@ -75,10 +75,11 @@ class Flood:
             group.create_task(self._publish_for_ever())
             group.create_task(self.horizon.mend_for_ever())
 
-    async def publish(self) -> None:
-        """Sign and keep what was measured, then tell the neighbours. A disk that is full is tried again."""
+    async def publish(self, hold: bool = False) -> None:
+        """Sign and keep what was measured, then tell the neighbours. A disk that is full is tried again. `hold`: as in
+        `Replica.sign`."""
         async with self.writing:
-            self.replica.sign()
+            self.replica.sign(hold)
             try:
                 await self.node.compute.aside(self._keep)
             except ConfigError as error:
@@ -165,7 +166,7 @@ class Flood:
         while True:
             await asyncio.sleep(self.batch_s * self.rng.uniform(0.9, 1.1))
             self.replica.left = set(self.replica.book.heads) - self.presence.slots() - {self.replica.slot}
-            await self.publish()
+            await self.publish(hold=True)
 
     def _keep(self) -> None:
         self.replica.log.flush()

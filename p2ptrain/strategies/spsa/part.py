@@ -195,21 +195,21 @@ def take_part(node: "Node", strategy: "Spsa") -> Part:
     def first() -> Tensor:
         return Flat(run.task.start(run.seed), trainer.replica.device).flat
 
-    # What no checkpoint has changed needs no second model, for which there may be no room.
-    start = first() if trainer.steps else trainer.replica.flat.clone()
+    # What no checkpoint has changed is as it was made: no second model, for which there may be no room, and no copy.
+    start = trainer.replica.flat if trainer.is_fresh else first()
     layout = trainer.replica.fingerprint + frozen_digest(trainer.module)
     identity = rule.identify(node.swarm, layout, Lattice.of((0, 0), start).digest())
     key, roster = key_of(identity), Roster(node.home)
     roster.admit(node.public_key)
     credentials = Credentials(slot_of(node.public_key), node.sign, node.verify)
-    replica = Replica(rule, identity, Lattice.of(key, selection.gather(start)), node.home, credentials, roster)
+    replica = Replica(rule, identity, Lattice.of(key, selection.pick(start)), node.home, credentials, roster)
     try:
         notes = replica.restore()
     except CheckpointError as error:
         raise ConfigError(f"node.home: {error}") from None
     flood = Flood(node, replica, roster, strategy.batch, strategy.relay, life.begin(node.home))
     working = Working(trainer, selection, start)
-    start_again = lambda: Lattice.of(key, selection.gather(first()))  # noqa: E731
+    start_again = lambda: Lattice.of(key, selection.pick(first()))  # noqa: E731
     part = Part(node, flood, working, start_again)
     part.notes = notes
     return part

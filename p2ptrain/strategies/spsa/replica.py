@@ -124,10 +124,12 @@ class Replica:
         self.log.flush()
         return self.signed()
 
-    def sign(self) -> None:
-        """The first third of `publish`; the second is `log.flush`, which may run on another thread."""
-        unsigned, self._unsigned = self._unsigned, []
-        for now in cut(unsigned, self.rule.audit_every):
+    def sign(self, hold: bool = False) -> None:
+        """The first third of `publish`; the second is `log.flush`, which may run on another thread. `hold`: there will
+        be a next time, so that what is beyond a multiple of `audit_every` need not have a signature of its own."""
+        parts = list(cut(self._unsigned, self.rule.audit_every))
+        self._unsigned = parts.pop() if hold and len(parts) > 1 else []
+        for now in parts:
             batch = Batch(self.slot, join(now)).sign(self.identity, self._credentials.sign)
             self.log.add(batch)
             self._signed += [encode(batch), *self._cover(now)]
