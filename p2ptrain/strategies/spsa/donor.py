@@ -11,6 +11,8 @@ from contextlib import suppress
 
 from p2ptrain.errors import CheckpointError, PeerError
 from p2ptrain.strategies.spsa import snapshot
+from p2ptrain.strategies.spsa.audit import fingerprint
+from p2ptrain.strategies.spsa.book import Book
 from p2ptrain.strategies.spsa.flood import Flood
 from p2ptrain.strategies.spsa.link import Link
 from p2ptrain.strategies.spsa.snapshot import Snapshot
@@ -72,8 +74,12 @@ class Donor:
             flood.node.emit(Noted("warning", f"no snapshot, so all bytes are replayed: {error}"))
             return None
         digest = found.lattice(flood.replica.master.lattice.key, flood.replica.master.lattice.values.device).digest()
+        book = Book(flood.replica.rule, flood.replica.identity)
+        book.load(found.pages)
+        sealed = (common[0], fingerprint(book, 0, common[0]))
         for other in flood.compared():
-            if other.audit is not None and other.audit.round == common[0] and other.audit.master != digest:
+            audit = other.audit
+            if audit is not None and (audit.round, audit.log) == sealed and audit.master != digest:
                 flood.node.emit(
                     Noted("warning", f"a snapshot is not what {other.peer[:8]} has: all bytes are replayed")
                 )
