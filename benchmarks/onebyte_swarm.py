@@ -65,13 +65,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=300, help="of learning (default 300)")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    cases = [
-        ("ring", 50.0, 0.5),
-        ("ring", 50.0, 0.25),
-        ("ring", 50.0, 1.0),
-        ("ring", 10.0, 0.5),
-        ("regular", 50.0, 0.5),
-    ]
+    cases = [("ring", 50.0, 1.0), ("ring", 50.0, 0.25), ("ring", 10.0, 1.0), ("regular", 50.0, 1.0)]
     wires = [asyncio.run(wire(kind, rate, relay_s, options.seconds)) for kind, rate, relay_s in cases]
     table(f"{PEERS} peers, gRPC and TLS, batches of a second", list(wires[0]), [tuple(row.values()) for row in wires])
     learned = [learning(options.rounds, lr) for lr in (0.001, 0.002, 0.004)]

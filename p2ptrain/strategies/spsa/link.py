@@ -40,6 +40,8 @@ class Link:
         self.seal: Said.Seal | None = None
         """The last that it said; and the last with a digest of its integers."""
         self.audit: Said.Seal | None = None
+        self.audit_told = 0
+        """The round of our last audit that it was told of."""
         self.equal = False
         """Whether its last seal was ours, too."""
         self.differs = asyncio.Event()

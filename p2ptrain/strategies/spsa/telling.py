@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from p2ptrain.strategies.spsa.flood import Flood
 
 ACCOUNTED_S = 5.0
+TOLD_AGAIN = 0.25
 
 
 class Telling:
@@ -58,7 +59,10 @@ class Telling:
     async def _tell_what_is_there(self, link: Link) -> None:
         flood = self._flood
         for seal in flood.repair.seals():
-            await link.send(Said(seal=seal))
+            # One with integers is told once, or where messages get lost with one chance in four again.
+            if not seal.master or seal.round > link.audit_told or flood.rng.random() < TOLD_AGAIN:
+                link.audit_told = seal.round if seal.master else link.audit_told
+                await link.send(Said(seal=seal))
         for final in flood.finals.some(flood.rng) if flood.finished else ():
             await link.send(Said(final=final))
 
