@@ -62,7 +62,7 @@ class Liar:
             self._history.append(own.clone())
 
     def say(self, own: Tensor, peer: PeerId) -> Tensor:
-        """(d,) what to send to `peer`, by whom an honest node's `own` was to be heard. Always finite and no farther from
+        """(d,) what to send to `peer`, by whom an honest node's `own` was to be heard. Finite, and no farther from
         it than `BELIEVED` times its length: what is not would be refused unheard, and held against this node."""
         if self.attack.kind != "content":
             return own
