@@ -51,6 +51,7 @@ class Node:
     run: RunConfig
     swarm: str
     graph: Graph | None
+    """Who talks to whom now: it follows the schedule, if the run's graph has one."""
     transport: Transport
     membership: Members
     compute: Compute
@@ -69,7 +70,11 @@ class Node:
     """What the strategy's `serve` made."""
     draining: bool = False
     """Set when the node was asked to leave: training ends, and nothing new begins."""
+    epoch: int = 0
+    """Which graph of the schedule it is."""
     _last_partner: PeerId | None = None
+    _plan: Graph | None = field(init=False)
+    """The graph with its schedule."""
     _pick: random.Random = field(init=False)
     _started: float = field(init=False)
     _evaluated: float = field(init=False, default=float("-inf"))
@@ -80,6 +85,7 @@ class Node:
     _stepped: News = field(default_factory=News)
 
     def __post_init__(self) -> None:
+        self._plan = self.graph
         self._pick = self.rng("pick")
         self._started = self._now()
 
@@ -144,6 +150,7 @@ class Node:
     async def train(self, step: Callable[[float], float] | None = None) -> float:
         """One local step; its loss. Evaluates on held-out data when that is due. `step`: how a method takes its steps
         that does not follow a gradient; on the compute thread, as `Trainer.step`."""
+        self._follow()
         started = self._now()
         progress, take = self.progress, step or self.trainer.step
         try:
@@ -306,7 +313,20 @@ class Node:
         """Or are about to."""
         return any(member.state in (State.STARTING, State.TRAINING) for member in self.membership.view())
 
+    def _follow(self) -> None:
+        """Go by the graph of the swarm's epoch, which is that of its node that is furthest in the run; there is no way
+        back. A node that is slow or came late would else talk to others who do not talk to it."""
+        if self._plan is None or not self._plan.schedule:
+            return
+        heard = [member.epoch for member in self.membership.view()]
+        epoch = min(max(self.epoch, self._plan.epoch_at(self.progress), *heard), len(self._plan.epochs) - 1)
+        if epoch != self.epoch:
+            self.epoch, self.graph = epoch, self._plan.epochs[epoch]
+            self.membership.set_epoch(epoch)
+            self.emit(Noted("info", f"from now on the graph is {self.graph.name}, epoch {epoch} of the schedule"))
+
     def _reachable(self) -> list[Member]:
+        self._follow()
         view = [member for member in self.membership.view() if member.reachable]
         if self.graph is None or self.slot >= self.graph.num_nodes:
             return view
