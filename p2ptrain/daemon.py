@@ -22,6 +22,8 @@ from p2ptrain.gather import Gatherer
 from p2ptrain.liar import Liar, Sight, see
 from p2ptrain.node import Node
 from p2ptrain.ports import Compute, Directory, Disk, PeerId, Transport
+from p2ptrain.reputation import Reputation
+from p2ptrain.statements import Author
 from p2ptrain.swarm import describe
 from p2ptrain.swarm.beats import Settings
 from p2ptrain.swarm.membership import Membership
@@ -34,6 +36,7 @@ from p2ptrain.training.replica import Replica
 from p2ptrain.training.splits import examples
 from p2ptrain.training.trainer import Trainer
 from p2ptrain.waiting import within
+from p2ptrain.witness import Witness
 
 SEEN_ROUNDS = 8
 """So old may be what a liar uses of what it was shown."""
@@ -98,6 +101,7 @@ class Daemon:
             machine.transport, machine.directory, self._make_record, settings,
             rng=rng("membership"), now_unix=machine.now_unix, emit=self.emit,
         )  # fmt: skip
+        self.reputation = Reputation(machine.emit, self._now)
         liar = None if config.attack is None else Liar(config.attack, run.aggregator, self._numpy_rng(), self._spy)
         self.exchanger = Exchanger(
             transport=machine.transport,
@@ -110,8 +114,13 @@ class Daemon:
             step=lambda: trainer.steps,
             ready=lambda: self._has_weights and not self._orphan and self._is_warm,
             liar=liar,
+            reputation=self.reputation,
         )
-        self.gatherer = Gatherer(machine.peer, machine.transport, self.exchanger.talk, rng("gather"), liar)
+        author = Author(file.name, machine.public_key, machine.sign, machine.now_unix)
+        self.witness = Witness(file.name, machine.peer, machine.transport, self.reputation, rng("witness"))
+        self.gatherer = Gatherer(
+            machine.peer, machine.transport, self.exchanger.talk, rng("gather"), author, self.witness, liar
+        )
         self.state_server = StateServer(
             machine.transport, trainer.replica, file.name, rng("state"),
             step=lambda: trainer.steps, ready=lambda: self._has_weights and not self._orphan,
@@ -121,7 +130,7 @@ class Daemon:
             me=machine.peer, name=config.name, slot=config.slot, run=run, swarm=file.name, graph=file.graph,
             transport=machine.transport, membership=self.membership, compute=machine.compute, trainer=trainer,
             exchanger=self.exchanger, gatherer=self.gatherer, state_server=self.state_server, emit=self.emit,
-            home=machine.home, public_key=machine.public_key, sign=machine.sign,
+            home=machine.home, public_key=machine.public_key, sign=machine.sign, reputation=self.reputation,
         )  # fmt: skip
         self.node.service = run.strategy.serve(self.node)
 
@@ -170,6 +179,7 @@ class Daemon:
                 group.create_task(self.membership.run()),
                 group.create_task(self.exchanger.settle_doubts()),
                 group.create_task(self.state_server.expire()),
+                group.create_task(self.witness.run_for_ever(self.node.peers)),
                 group.create_task(self._save_for_ever()),
                 group.create_task(self._warm_when_not_alone()),
                 group.create_task(self._adopt_swarm_if_orphan()),

@@ -24,6 +24,7 @@ from p2ptrain.errors import PeerBusy, PeerError
 from p2ptrain.liar import Liar
 from p2ptrain.pace import Pace
 from p2ptrain.ports import PeerId, Stream, Transport
+from p2ptrain.reputation import Reputation
 from p2ptrain.seeds import derive
 from p2ptrain.talk import STREAM_TIMEOUT_S, Talk, Tally, both, chunks
 from p2ptrain.telemetry.events import Event
@@ -58,6 +59,7 @@ class Exchanger:
     pace: Pace = field(default_factory=Pace)
     liar: Liar | None = None
     """What this node says instead of the truth."""
+    reputation: Reputation | None = None
     _memory: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -65,7 +67,7 @@ class Exchanger:
         self.decisions = Decisions(self.transport, self.shared, self.pace, self.emit)
         self.talk = Talk(
             self.run, self.shared, self.codec, self.pace, self.emit, lambda: self.step(), lambda: self.ready(),
-            attack=self.liar.attack if self.liar is not None else None,
+            attack=self.liar.attack if self.liar is not None else None, reputation=self.reputation,
         )  # fmt: skip
 
     async def swap(self, peer: PeerId) -> None:
@@ -105,6 +107,7 @@ class Exchanger:
         async with self.talk.account(stream.peer, initiated=False) as tally:
             theirs = (await self.talk.expect(stream, "open", tally)).open
             try:
+                self.talk.admit(stream.peer)
                 self.talk.check(theirs, theirs.chunk_size)
                 self.decisions.check_new(theirs.exchange)
                 if self.decisions.is_full:

@@ -1,7 +1,7 @@
 """Vectors that peers show each other, for rules that look at many of them at once.
 
-Every node offers one vector at a time, and keeps the latest that each peer has shown it. Nothing is decided, nothing is
-summed, so nothing needs to be undone: whoever is cut off keeps what it has.
+Every node offers one vector at a time, the same to everybody, and signs it; it keeps the latest that each peer has
+shown it. Nothing is decided, nothing is summed, so nothing needs to be undone: whoever is cut off keeps what it has.
 """
 
 import random
@@ -12,13 +12,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from p2ptrain import offers
 from p2ptrain.errors import PeerBusy, PeerError
 from p2ptrain.liar import Liar
+from p2ptrain.offers import Offer
 from p2ptrain.ports import PeerId, Stream, Transport
-from p2ptrain.seeds import derive
-from p2ptrain.talk import STREAM_TIMEOUT_S, Talk, Tally, both, chunks
+from p2ptrain.statements import Author, Statement, add_to_digest, checked, start_digest
+from p2ptrain.talk import STREAM_TIMEOUT_S, Talk, Tally, both, chunk_size_of, chunks
 from p2ptrain.waiting import News, within
 from p2ptrain.wire.exchange_pb2 import Done, Open, SwapMessage
+from p2ptrain.witness import Witness
 
 SHARE = "/p2ptrain.v1.Exchange/Share"
 
@@ -38,21 +41,10 @@ class Shown:
 
     vector: Tensor
     """(d,) float32 on the CPU; whatever the peer likes, but finite."""
-    step: int
-    """Of the peer, as it says."""
+    number: int
+    """Of the peer's statement."""
     round: int
     """Of this node, when it came."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Offer:
-    """What this node shows in a round."""
-
-    vector: Tensor
-    step: int
-    norm: float
-    told: set[PeerId] = field(default_factory=set)
-    """Who has it."""
 
 
 @dataclass
@@ -63,11 +55,15 @@ class Gatherer:
     transport: Transport
     talk: Talk
     rng: random.Random
+    author: Author
+    witness: Witness
     liar: Liar | None = None
     round: int = 0
     """How many times this node has combined what it was shown."""
     _shown: dict[PeerId, Shown] = field(default_factory=dict)
-    _offered: _Offer | None = None
+    _offered: Offer | None = None
+    _lies: dict[PeerId | None, Offer] = field(default_factory=dict)
+    """What a liar shows instead, and whom; None: everybody."""
     _calling: dict[PeerId, None] = field(default_factory=dict)
     _answering: dict[PeerId, None] = field(default_factory=dict)
     _news: News = field(default_factory=News)
@@ -75,16 +71,23 @@ class Gatherer:
     def __post_init__(self) -> None:
         self.transport.serve_stream(SHARE, self._respond)
 
-    def offer(self, vector: Tensor, step: int) -> None:
-        """From now on show this vector, (d,), to whoever asks."""
-        self._offered = _Offer(vector, step, float(torch.linalg.vector_norm(vector)))
+    def prepare(self, vector: Tensor, step: int) -> Offer:
+        """Make this vector, (d,), ready to be offered: encoding takes its time, on any thread."""
+        return offers.make(vector, step, self.talk.codec, self.author)
+
+    def offer(self, offer: Offer) -> None:
+        """From now on show this to whoever asks."""
+        self._offered = offer
+        self._lies.clear()
         if self.liar is not None:
-            self.liar.remember(vector)
+            self.liar.remember(offer.vector)
 
     def shown(self, staleness: int) -> dict[PeerId, Tensor]:
-        """By peer, in the order of their ids: the vectors that came at most so many rounds ago."""
+        """By peer, in the order of their ids: the vectors that came at most so many rounds ago, of peers that are not
+        in quarantine."""
         oldest = self.round - staleness
-        return {peer: self._shown[peer].vector for peer in sorted(self._shown) if self._shown[peer].round >= oldest}
+        found = {peer: self._shown[peer] for peer in sorted(self._shown) if not self.talk.shuns(peer)}
+        return {peer: shown.vector for peer, shown in found.items() if shown.round >= oldest}
 
     def gather(self, staleness: int) -> dict[PeerId, Tensor]:
         """What is `shown`, to combine it. A new round begins: what comes from now on, also from peers that are quicker
@@ -107,7 +110,7 @@ class Gatherer:
 
     async def share(self, peer: PeerId) -> None:
         """Show `peer` the offered vector and be shown its, each unless the other has it. Raises `PeerError`."""
-        offer = self._present()
+        offer = self._ready()
         for _ in range(CALLS):
             try:
                 await self._call(peer)
@@ -138,12 +141,12 @@ class Gatherer:
             self.talk.account(peer, initiated=True) as tally,
             self.transport.stream(peer, SHARE, STREAM_TIMEOUT_S) as stream,
         ):
-            offer = self._present()
-            mine = self._open(offer, peer, self.rng.randbytes(16), self.rng.getrandbits(63))
+            offer = self._present(peer)
+            mine = self._open(offer, peer, self.rng.randbytes(16))
             await self.talk.send(stream, SwapMessage(open=mine), tally)
             theirs = (await self.talk.expect(stream, "open", tally)).open
-            self.talk.check(theirs, mine.chunk_size)
-            was_news = await self._trade(stream, offer, mine, theirs, tally)
+            statement = self._check(theirs, peer)
+            was_news = await self._trade(stream, offer, mine, theirs, statement, tally)
             await self.talk.expect(stream, "done", tally)
             tally.applied = was_news
 
@@ -152,59 +155,85 @@ class Gatherer:
         async with self.talk.account(stream.peer, initiated=False) as tally:
             theirs = (await self.talk.expect(stream, "open", tally)).open
             try:
-                self.talk.check(theirs, theirs.chunk_size)
+                self.talk.admit(stream.peer)
+                statement = self._check(theirs, stream.peer)
                 if stream.peer in self._calling and self.me < stream.peer:
                     raise PeerBusy  # both call each other, and one call does for both
                 async with self._slot(stream.peer, self._answering):
-                    offer = self._present()
-                    mine = self._open(offer, stream.peer, theirs.exchange, theirs.seed, theirs.chunk_size)
+                    offer = self._present(stream.peer)
+                    mine = self._open(offer, stream.peer, theirs.exchange)
                     await self.talk.send(stream, SwapMessage(open=mine), tally)
-                    was_news = await self._trade(stream, offer, mine, theirs, tally)
+                    was_news = await self._trade(stream, offer, mine, theirs, statement, tally)
                     await self.talk.send(stream, SwapMessage(done=Done()), tally)
                     tally.applied = was_news
             except PeerError as error:
                 await self.talk.refuse(stream, error, tally)
                 raise
 
-    def _present(self) -> _Offer:
+    def _ready(self) -> Offer:
         if self._offered is None:
             raise PeerError("not-ready", "nothing to show yet")
         return self._offered
 
-    def _open(self, offer: _Offer, peer: PeerId, exchange: bytes, seed: int, chunk_size: int | None = None) -> Open:
-        opening = self.talk.open(exchange, seed, chunk_size)
+    def _present(self, peer: PeerId) -> Offer:
+        """What to show to this peer."""
+        offer, liar = self._ready(), self.liar
+        if liar is None or liar.attack.kind != "content":
+            return offer
+        audience = peer if liar.attack.per_recipient else None
+        if audience not in self._lies:
+            said = liar.say(offer.vector, peer)
+            self._lies[audience] = offers.twisted(offer, said, self.talk.codec, self.author)
+        return self._lies[audience]
+
+    def _open(self, offer: Offer, peer: PeerId, exchange: bytes) -> Open:
+        opening = self.talk.open(exchange, seed=0)
         opening.step = offer.step
+        opening.statement.CopyFrom(offer.statement.encoded())
         known = self._shown.get(peer)
-        opening.have = known.step + 1 if known else 0
+        opening.have = known.number if known else 0
         return opening
 
-    async def _trade(self, stream: Stream, offer: _Offer, mine: Open, theirs: Open, tally: Tally) -> bool:
+    def _check(self, theirs: Open, peer: PeerId) -> Statement:
+        """Refuse what makes no sense; what the peer has signed counts from here on."""
+        self.talk.check(theirs, chunk_size_of(self.talk.codec))
+        statement = checked(theirs.statement, self.talk.run)
+        if statement.peer != peer:
+            raise PeerError("bad-signature", f"a statement of {statement.peer[:8]}")
+        self.witness.hear(statement)
+        return statement
+
+    async def _trade(
+        self, stream: Stream, offer: Offer, mine: Open, theirs: Open, statement: Statement, tally: Tally
+    ) -> bool:
         """Whether there was anything to show."""
-        shows, is_shown = theirs.have != mine.step + 1, mine.have != theirs.step + 1
+        shows, is_shown = theirs.have != offer.number, mine.have != statement.number
         async with self.talk.transfer():
             await both(
-                self._show(stream, offer, mine, tally) if shows else _nothing(),
-                self._be_shown(stream, offer, theirs, tally) if is_shown else _nothing(),
+                self._show(stream, offer, tally) if shows else _nothing(),
+                self._be_shown(stream, offer, statement, tally) if is_shown else _nothing(),
             )
         offer.told.add(stream.peer)
         return shows or is_shown
 
-    async def _show(self, stream: Stream, offer: _Offer, mine: Open, tally: Tally) -> None:
-        said = offer.vector if self.liar is None else self.liar.say(offer.vector, stream.peer)
-        for index, where in enumerate(chunks(len(said), mine.chunk_size)):
-            packet = self.talk.codec.encode(said[where], seed=derive(mine.seed, index))
+    async def _show(self, stream: Stream, offer: Offer, tally: Tally) -> None:
+        for index, packet in enumerate(offer.packets):
             await self.talk.send_chunk(stream, index, packet, tally)
 
-    async def _be_shown(self, stream: Stream, offer: _Offer, theirs: Open, tally: Tally) -> None:
-        vector = torch.empty(self.talk.shared.size)
-        for index, where in enumerate(chunks(len(vector), theirs.chunk_size)):
+    async def _be_shown(self, stream: Stream, offer: Offer, statement: Statement, tally: Tally) -> None:
+        codec, chunk_size = self.talk.codec, chunk_size_of(self.talk.codec)
+        vector, digest = torch.empty(self.talk.shared.size), start_digest(codec.model_dump_json(), chunk_size)
+        for index, where in enumerate(chunks(len(vector), chunk_size)):
             packet = await self.talk.receive_chunk(stream, index, where.stop - where.start, tally)
-            vector[where] = self.talk.codec.decode(packet)
+            add_to_digest(digest, packet.payload)
+            vector[where] = codec.decode(packet)
+        if digest.digest() != statement.digest:
+            raise PeerError("bad-signature", "not the vector that was signed")
         tally.squared_distance, tally.squared_norm = float(torch.dist(vector, offer.vector)) ** 2, offer.norm**2
         if not tally.squared_distance <= max(MAX_NORM_RATIO * offer.norm, 1.0) ** 2:
             raise PeerError("too-far", f"distance {tally.distance**0.5:.3g} times the own norm")
         self._shown.pop(stream.peer, None)
-        self._shown[stream.peer] = Shown(vector, theirs.step, self.round)
+        self._shown[stream.peer] = Shown(vector, statement.number, self.round)
         if len(self._shown) > MAX_SHOWN:
             del self._shown[next(iter(self._shown))]
         self._news.tell()

@@ -10,7 +10,8 @@ rng(), emit()                                 chance and telemetry
 
 import asyncio
 import random
-from collections.abc import Callable, Collection
+import statistics
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,12 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from p2ptrain import reputation
 from p2ptrain.config import RunConfig
 from p2ptrain.errors import PeerBusy, PeerError, TooFewError
 from p2ptrain.exchange import Exchanger
 from p2ptrain.gather import Gatherer
 from p2ptrain.graphs import Graph
 from p2ptrain.ports import Compute, Disk, PeerId, Transport
+from p2ptrain.reputation import Reputation
 from p2ptrain.seeds import python_random
 from p2ptrain.swarm.records import is_signed
 from p2ptrain.swarm.state import StateServer, download
@@ -37,6 +40,8 @@ TOLD_EVERY_S = 0.05
 """Small models take thousands of steps a second; not each is worth an event."""
 MERGE_PATIENCE_S = 3600.0
 """How long a node that has finished waits for the others before it merges with those that have too."""
+FAR = 3.0
+"""A vector so many times farther from what the rule makes of all than the median one is suspicious."""
 FINAL_PATIENCE_S = 60.0
 """How long a node that has begun to merge asks another one for its vector again."""
 
@@ -66,6 +71,7 @@ class Node:
     """Ed25519; `me` is derived from it."""
     sign: Callable[[bytes], bytes]
     """With the private half of that key."""
+    reputation: Reputation
     service: Any = None
     """What the strategy's `serve` made."""
     draining: bool = False
@@ -141,7 +147,15 @@ class Node:
         lock in."""
         candidates = [peer for peer in self.peers() if peer not in without]
         fresh = [peer for peer in candidates if peer != self._last_partner]
-        return self._pick.choice(fresh or candidates) if candidates else None
+        return self.sample(fresh or candidates, 1, self._pick)[0] if candidates else None
+
+    def sample(self, peers: Sequence[PeerId], count: int, rng: random.Random) -> list[PeerId]:
+        """So many of them at most, at random, those less often that are blamed for something (Efraimidis and Spirakis
+        2006: the largest of u^(1/w))."""
+        trust = {peer: self.reputation.trust(peer) for peer in peers}
+        if all(each == 1.0 for each in trust.values()):
+            return rng.sample(peers, min(count, len(peers)))
+        return sorted(peers, key=lambda peer: rng.random() ** (1 / trust[peer]), reverse=True)[:count]
 
     def neighbours(self) -> list[Member]:
         """Who may be talked to, in whatever state: the graph's neighbours that are alive and can be reached."""
@@ -205,7 +219,8 @@ class Node:
     async def offer(self) -> None:
         """From now on show the others the replica as it is."""
         await self.settle()
-        self.gatherer.offer(self.trainer.replica.snapshot(), self.step)
+        vector, step = self.trainer.replica.snapshot(), self.step
+        self.gatherer.offer(await self.compute.aside(lambda: self.gatherer.prepare(vector, step)))
 
     async def show(self, peers: Collection[PeerId]) -> None:
         """Show these what was offered, all at once, and be shown what they offer. Who fails is left out, and said;
@@ -231,21 +246,27 @@ class Node:
     async def combine(self, staleness: int) -> int:
         """Become what the run's rule makes of the replica and of what peers have shown in that many rounds; of how many
         peers. With too few for the rule the replica stays as it is, which is said."""
-        shown = list(self.gatherer.gather(staleness).values())
+        gathered = self.gatherer.gather(staleness)
+        shown = list(gathered.values())
         replica, rule = self.trainer.replica, self.run.aggregator
 
-        def work() -> None:
+        def work() -> list[float]:
             own = replica.flat.to("cpu")
-            replica.load(rule(own, torch.stack(shown) if shown else own.new_empty(0, len(own))))
+            mixed = rule(own, torch.stack(shown) if shown else own.new_empty(0, len(own)))
+            replica.load(mixed)
+            return [float(torch.dist(vector, mixed)) for vector in shown]
 
         try:
-            await self.compute.run(work)
+            distances = await self.compute.run(work)
         except TooFewError as error:
             if not self._lacked:
                 self.emit(Noted("warning", str(error)))
             self._lacked = True
             return 0
         self._lacked = False
+        for peer, distance in zip(gathered, distances, strict=True):
+            if distance > FAR * statistics.median(distances):
+                self.reputation.blame(peer, "far from the others", reputation.FAR, reputation.MAX_FAR)
         return len(shown)
 
     async def settle(self) -> None:
@@ -260,7 +281,7 @@ class Node:
         await self.settle()
         vectors: list[tuple[PeerId, Tensor]] = [(self.me, await self.state_server.finish())]
         for member in self.membership.view():
-            if member.state in (State.FINISHED, State.DONE):
+            if member.state in (State.FINISHED, State.DONE) and not self.reputation.shuns(member.peer):
                 try:
                     vectors.append((member.peer, await self._final_vector_of(member.peer)))
                 except PeerError as error:
@@ -328,6 +349,7 @@ class Node:
     def _reachable(self) -> list[Member]:
         self._follow()
         view = [member for member in self.membership.view() if member.reachable]
+        view = [member for member in view if not self.reputation.shuns(member.peer)]
         if self.graph is None or self.slot >= self.graph.num_nodes:
             return view
         neighbours = self.graph.neighbours(self.slot)

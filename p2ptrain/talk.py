@@ -12,6 +12,7 @@ from p2ptrain.codecs import Codec, Packet
 from p2ptrain.errors import PeerBusy, PeerError
 from p2ptrain.pace import Pace
 from p2ptrain.ports import Bytes, PeerId, Stream
+from p2ptrain.reputation import Reputation
 from p2ptrain.telemetry.events import Event, Exchanged, Failed, Rejected
 from p2ptrain.training.replica import Shared
 from p2ptrain.wire.exchange_pb2 import Open, Refuse, SwapMessage
@@ -26,10 +27,9 @@ GRACE_S, MIN_BYTES_PER_S = 30.0, 1 << 14
 STREAM_TIMEOUT_S = 24 * 3600.0
 """For gRPC, which wants one; the deadlines that matter are `Pace`'s and the one above."""
 
-_REFUSALS = frozenset({"busy", "not-ready", "wrong-run", "wrong-model", "wrong-codec"})
-_LIES = frozenset(
-    {"malformed", "oversized", "replayed", "not-finite", "too-far", "wrong-run", "wrong-model", "wrong-codec"}
-)
+_REFUSALS = frozenset({"busy", "not-ready", "wrong-run", "wrong-model", "wrong-codec", "quarantined"})
+_MISTAKES = frozenset({"wrong-run", "wrong-model", "wrong-codec"})
+_LIES = frozenset({"malformed", "oversized", "replayed", "not-finite", "too-far", "bad-signature"})
 
 
 @dataclass
@@ -69,6 +69,8 @@ class Talk:
     """False until the replica holds weights worth mixing."""
     attack: Attack | None = None
     """How this node breaks the protocol."""
+    reputation: Reputation | None = None
+    """Of those it talks to; None: all are trusted."""
 
     def open(self, exchange: bytes, seed: int, chunk_size: int | None = None, account: bytes = b"") -> Open:
         return Open(
@@ -82,6 +84,14 @@ class Talk:
             seed=seed,
             account=account,
         )
+
+    def admit(self, peer: PeerId) -> None:
+        """Refuse a call of somebody in quarantine."""
+        if self.shuns(peer):
+            raise PeerError("quarantined", "for what it did; it may call again in some minutes")
+
+    def shuns(self, peer: PeerId) -> bool:
+        return self.reputation is not None and self.reputation.shuns(peer)
 
     def check(self, theirs: Open, chunk_size: int) -> None:
         """Refuse an exchange that cannot make sense, with the reason that the other side is told."""
@@ -165,8 +175,10 @@ class Talk:
             raise
         except PeerError as error:
             self.emit(Failed(peer, error.reason, initiated))
-            if error.reason in _LIES:
+            if error.reason in _LIES | _MISTAKES:
                 self.emit(Rejected(peer, error.reason, error.detail))
+            if error.reason in _LIES and self.reputation is not None:
+                self.reputation.blame(peer, error.reason)
             raise
         except asyncio.CancelledError:  # the other side hung up: at once after the last message, or in the middle
             if not tally.applied and not tally.refused:

@@ -20,9 +20,11 @@ from p2ptrain.gather import Gatherer
 from p2ptrain.graphs import Graph
 from p2ptrain.node import Node, mean_of, restore
 from p2ptrain.ports import PeerId
+from p2ptrain.reputation import Reputation
 from p2ptrain.seeds import derive, python_random
 from p2ptrain.simulation.links import Links
 from p2ptrain.simulation.machine import SimulatedDisk
+from p2ptrain.statements import Author
 from p2ptrain.strategies.gossip import Gossip
 from p2ptrain.swarm.beats import Settings
 from p2ptrain.swarm.membership import Membership
@@ -34,6 +36,7 @@ from p2ptrain.topology.links import Link
 from p2ptrain.training.replica import Replica, named_slices
 from p2ptrain.training.splits import examples
 from p2ptrain.training.trainer import Trainer
+from p2ptrain.witness import Witness
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Event)
@@ -93,13 +96,16 @@ class Whole:
         server = StateServer(
             transport, self.replica, SWARM, python_random(0, "state", slot), lambda: trainer.steps, lambda: True
         )
-        gatherer = Gatherer(self.me, transport, exchanger.talk, python_random(0, "gather", slot))
+        reputation = Reputation(emit, now)
+        witness = Witness(SWARM, self.me, transport, reputation, python_random(0, "witness", slot))
+        author = Author(SWARM, public, key.sign, lambda: EPOCH + now())
+        gatherer = Gatherer(self.me, transport, exchanger.talk, python_random(0, "gather", slot), author, witness)
         self.node = Node(
             me=self.me, name=f"node-{slot}", slot=slot, run=run, swarm=SWARM, graph=world.graph, transport=transport,
             membership=self.membership, compute=VirtualCompute(world.step_s), trainer=trainer, exchanger=exchanger,
             gatherer=gatherer,
             state_server=server, emit=emit, home=SimulatedDisk(python_random(0, "home", slot)),
-            public_key=public, sign=key.sign,
+            public_key=public, sign=key.sign, reputation=reputation,
         )  # fmt: skip
         swap = exchanger.swap
 

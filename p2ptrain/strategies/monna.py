@@ -61,4 +61,4 @@ class MoNNA(Strategy):
         peers = node.trainers()
         if self.fanout is None or self.fanout >= len(peers):
             return peers
-        return node.rng(f"fanout-{node.step}").sample(peers, self.fanout)
+        return node.sample(peers, self.fanout, node.rng(f"fanout-{node.step}"))

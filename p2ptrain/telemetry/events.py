@@ -94,6 +94,17 @@ class Rejected(Event):
 
 
 @dataclass(frozen=True)
+class Suspected(Event):
+    """What this node thinks of a peer has changed: it is now `suspected`, `quarantined` or `readmitted`. `reason` is
+    what it did last."""
+
+    peer: str
+    level: str
+    reason: str
+    blame: float
+
+
+@dataclass(frozen=True)
 class Evaluated(Event):
     """Held-out loss and accuracy of this node's replica, and its distance to the optimum where that is known."""
 

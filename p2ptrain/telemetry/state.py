@@ -23,6 +23,8 @@ SMOOTHING = 0.05
 MARK_EVERY_S = 1.0
 NUM_MARKS = 8
 
+_LEVELS = {"quarantined": "is in quarantine", "readmitted": "is no longer suspected"}
+
 Phase = Literal["starting", "fetching", "training", "finished", "stopped", "dead", "offline"]
 Point = tuple[float, ...]
 Counts = Mapping[str, int]
@@ -94,6 +96,8 @@ class NodeState:
     """Exchanges that came to nothing, by reason."""
     rejected: Counts = field(default_factory=dict)
     """What was refused from outside, by reason."""
+    suspects: Mapping[str, str] = field(default_factory=dict)
+    """Peer ids that it thinks ill of: `suspected` or `quarantined`."""
     started: float | None = None
     training_since: float | None = None
     first_contribution: float | None = None
@@ -142,7 +146,7 @@ class Note:
     time: float
     node: str
     level: Literal["info", "warning", "error"]
-    kind: Literal["noted", "rejected", "died", "restarted", "faulted", "offline"]
+    kind: Literal["noted", "rejected", "suspected", "died", "restarted", "faulted", "offline"]
     message: str
 
 
@@ -228,7 +232,7 @@ def _(event: events.Started, node: NodeState, time: float) -> NodeState:
     return replace(
         node, phase="fetching", peer=event.peer, slot=event.slot, device=event.device, address=event.address,
         num_parameters=event.num_parameters, started=time if node.started is None else node.started,
-        peers=frozenset(), saw=frozenset(), sent_away=False, exit_code=None, digest=None,
+        peers=frozenset(), saw=frozenset(), sent_away=False, exit_code=None, digest=None, suspects={},
     )  # fmt: skip
 
 
@@ -277,6 +281,14 @@ def _(event: events.Failed, node: NodeState, time: float) -> NodeState:
 @_fold.register
 def _(event: events.Rejected, node: NodeState, time: float) -> NodeState:
     return replace(node, rejected=_count(node.rejected, event.reason))
+
+
+@_fold.register
+def _(event: events.Suspected, node: NodeState, time: float) -> NodeState:
+    others = {peer: level for peer, level in node.suspects.items() if peer != event.peer}
+    if event.level == "readmitted" or len(others) >= MAX_PARTNERS:
+        return replace(node, suspects=others)
+    return replace(node, suspects={**others, event.peer: event.level})
 
 
 @_fold.register
@@ -388,6 +400,9 @@ def _note(state: SwarmState, before: NodeState, stamped: Stamped) -> Note | None
         case events.Rejected() if event.reason not in before.rejected:  # the first of each kind; the rest is a count
             message = f"refused {event.reason} from {state.name_of(event.peer)}: {event.detail}"
             return Note(time, node, "warning", "rejected", message)
+        case events.Suspected() if event.level != "suspected":
+            message = f"{state.name_of(event.peer)} {_LEVELS.get(event.level, event.level)} ({event.reason})"
+            return Note(time, node, "warning", "suspected", message)
         case events.Died():
             level = "info" if event.on_purpose else "error"
             return Note(time, node, level, "died", f"died ({describe_exit(event.code)})")

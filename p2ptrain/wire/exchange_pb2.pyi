@@ -1,7 +1,8 @@
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Mapping as _Mapping
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
@@ -23,7 +24,7 @@ class SwapMessage(_message.Message):
     def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., refuse: _Optional[_Union[Refuse, _Mapping]] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("exchange", "run", "model", "size", "chunk_size", "codec", "step", "seed", "have", "account")
+    __slots__ = ("exchange", "run", "model", "size", "chunk_size", "codec", "step", "seed", "have", "account", "statement")
     EXCHANGE_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -34,6 +35,7 @@ class Open(_message.Message):
     SEED_FIELD_NUMBER: _ClassVar[int]
     HAVE_FIELD_NUMBER: _ClassVar[int]
     ACCOUNT_FIELD_NUMBER: _ClassVar[int]
+    STATEMENT_FIELD_NUMBER: _ClassVar[int]
     exchange: bytes
     run: str
     model: bytes
@@ -44,7 +46,20 @@ class Open(_message.Message):
     seed: int
     have: int
     account: bytes
-    def __init__(self, exchange: _Optional[bytes] = ..., run: _Optional[str] = ..., model: _Optional[bytes] = ..., size: _Optional[int] = ..., chunk_size: _Optional[int] = ..., codec: _Optional[str] = ..., step: _Optional[int] = ..., seed: _Optional[int] = ..., have: _Optional[int] = ..., account: _Optional[bytes] = ...) -> None: ...
+    statement: Statement
+    def __init__(self, exchange: _Optional[bytes] = ..., run: _Optional[str] = ..., model: _Optional[bytes] = ..., size: _Optional[int] = ..., chunk_size: _Optional[int] = ..., codec: _Optional[str] = ..., step: _Optional[int] = ..., seed: _Optional[int] = ..., have: _Optional[int] = ..., account: _Optional[bytes] = ..., statement: _Optional[_Union[Statement, _Mapping]] = ...) -> None: ...
+
+class Statement(_message.Message):
+    __slots__ = ("key", "number", "digest", "signature")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    key: bytes
+    number: int
+    digest: bytes
+    signature: bytes
+    def __init__(self, key: _Optional[bytes] = ..., number: _Optional[int] = ..., digest: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class Chunk(_message.Message):
     __slots__ = ("index", "payload", "padding")
@@ -75,6 +90,46 @@ class Refuse(_message.Message):
     reason: str
     detail: str
     def __init__(self, reason: _Optional[str] = ..., detail: _Optional[str] = ...) -> None: ...
+
+class Heard(_message.Message):
+    __slots__ = ("digests", "proven")
+    class Digest(_message.Message):
+        __slots__ = ("peer", "number", "digest")
+        PEER_FIELD_NUMBER: _ClassVar[int]
+        NUMBER_FIELD_NUMBER: _ClassVar[int]
+        DIGEST_FIELD_NUMBER: _ClassVar[int]
+        peer: bytes
+        number: int
+        digest: bytes
+        def __init__(self, peer: _Optional[bytes] = ..., number: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
+    class Proven(_message.Message):
+        __slots__ = ("peer", "number")
+        PEER_FIELD_NUMBER: _ClassVar[int]
+        NUMBER_FIELD_NUMBER: _ClassVar[int]
+        peer: bytes
+        number: int
+        def __init__(self, peer: _Optional[bytes] = ..., number: _Optional[int] = ...) -> None: ...
+    DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    PROVEN_FIELD_NUMBER: _ClassVar[int]
+    digests: _containers.RepeatedCompositeFieldContainer[Heard.Digest]
+    proven: _containers.RepeatedCompositeFieldContainer[Heard.Proven]
+    def __init__(self, digests: _Optional[_Iterable[_Union[Heard.Digest, _Mapping]]] = ..., proven: _Optional[_Iterable[_Union[Heard.Proven, _Mapping]]] = ...) -> None: ...
+
+class Evidence(_message.Message):
+    __slots__ = ("statements", "proofs")
+    STATEMENTS_FIELD_NUMBER: _ClassVar[int]
+    PROOFS_FIELD_NUMBER: _ClassVar[int]
+    statements: _containers.RepeatedCompositeFieldContainer[Statement]
+    proofs: _containers.RepeatedCompositeFieldContainer[Proof]
+    def __init__(self, statements: _Optional[_Iterable[_Union[Statement, _Mapping]]] = ..., proofs: _Optional[_Iterable[_Union[Proof, _Mapping]]] = ...) -> None: ...
+
+class Proof(_message.Message):
+    __slots__ = ("one", "other")
+    ONE_FIELD_NUMBER: _ClassVar[int]
+    OTHER_FIELD_NUMBER: _ClassVar[int]
+    one: Statement
+    other: Statement
+    def __init__(self, one: _Optional[_Union[Statement, _Mapping]] = ..., other: _Optional[_Union[Statement, _Mapping]] = ...) -> None: ...
 
 class ResolveRequest(_message.Message):
     __slots__ = ("exchange",)

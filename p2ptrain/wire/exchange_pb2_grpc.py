@@ -44,6 +44,11 @@ class ExchangeStub:
                 request_serializer=p2ptrain_dot_wire_dot_exchange__pb2.SwapMessage.SerializeToString,
                 response_deserializer=p2ptrain_dot_wire_dot_exchange__pb2.SwapMessage.FromString,
                 _registered_method=True)
+        self.Compare = channel.unary_unary(
+                '/p2ptrain.v1.Exchange/Compare',
+                request_serializer=p2ptrain_dot_wire_dot_exchange__pb2.Heard.SerializeToString,
+                response_deserializer=p2ptrain_dot_wire_dot_exchange__pb2.Evidence.FromString,
+                _registered_method=True)
         self.Resolve = channel.unary_unary(
                 '/p2ptrain.v1.Exchange/Resolve',
                 request_serializer=p2ptrain_dot_wire_dot_exchange__pb2.ResolveRequest.SerializeToString,
@@ -74,13 +79,20 @@ class ExchangeServicer:
 
     def Share(self, request_iterator, context):
         """Two peers show each other the vectors that they last offered to everyone; nothing is decided. Each sends its chunks
-        only if the other has not got them: if its step + 1 is not what the other says it has.
+        only if the other has not got them: if the number of its statement is not what the other says it has.
 
         initiator              responder
         Open            ->
         <-     Open            or Refuse
         Chunk 0..n-1    <->    Chunk 0..n-1    both ways at once, one way, or none
         <-     Done            every chunk of the initiator was received and screened
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Compare(self, request, context):
+        """What the callee has heard that contradicts what the caller has heard, and proofs of lies that the caller lacks.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -105,6 +117,11 @@ def add_ExchangeServicer_to_server(servicer, server):
                     servicer.Share,
                     request_deserializer=p2ptrain_dot_wire_dot_exchange__pb2.SwapMessage.FromString,
                     response_serializer=p2ptrain_dot_wire_dot_exchange__pb2.SwapMessage.SerializeToString,
+            ),
+            'Compare': grpc.unary_unary_rpc_method_handler(
+                    servicer.Compare,
+                    request_deserializer=p2ptrain_dot_wire_dot_exchange__pb2.Heard.FromString,
+                    response_serializer=p2ptrain_dot_wire_dot_exchange__pb2.Evidence.SerializeToString,
             ),
             'Resolve': grpc.unary_unary_rpc_method_handler(
                     servicer.Resolve,
@@ -166,6 +183,33 @@ class Exchange:
             '/p2ptrain.v1.Exchange/Share',
             p2ptrain_dot_wire_dot_exchange__pb2.SwapMessage.SerializeToString,
             p2ptrain_dot_wire_dot_exchange__pb2.SwapMessage.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Compare(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/p2ptrain.v1.Exchange/Compare',
+            p2ptrain_dot_wire_dot_exchange__pb2.Heard.SerializeToString,
+            p2ptrain_dot_wire_dot_exchange__pb2.Evidence.FromString,
             options,
             channel_credentials,
             insecure,

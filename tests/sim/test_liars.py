@@ -7,7 +7,18 @@ from pydantic import ValidationError
 
 from p2ptrain.simulation.loop import run
 from p2ptrain.simulation.world import World
-from p2ptrain.telemetry.events import Evaluated, Exchanged, Failed, Finished, Noted, Rejected, Stamped, Started, Stepped
+from p2ptrain.telemetry.events import (
+    Evaluated,
+    Exchanged,
+    Failed,
+    Finished,
+    Noted,
+    Rejected,
+    Stamped,
+    Started,
+    Stepped,
+    Suspected,
+)
 from p2ptrain.topology import Topology
 
 RUN = {
@@ -139,3 +150,32 @@ def test_who_breaks_the_protocol_is_named_and_costs_no_steps(
     assert {finished[f"node-{slot}"] for slot in range(4)} == {120}
     begun = max(stamped.time for stamped in log if isinstance(stamped.event, Evaluated) and stamped.event.step == 0)
     assert max(s.time for s in log if isinstance(s.event, Finished) and s.node != "liar") - begun < 120 * 0.2 * 1.4
+
+
+def suspicions(log: list[Stamped]) -> dict[tuple[str, str], str]:
+    """(who, of whom): the gravest thing that it thought."""
+    peers = {stamped.event.peer: stamped.node for stamped in log if isinstance(stamped.event, Started)}
+    found: dict[tuple[str, str], str] = {}
+    for stamped in log:
+        if isinstance(stamped.event, Suspected) and stamped.event.level != "readmitted":
+            key = (stamped.node, peers[stamped.event.peer])
+            found[key] = stamped.event.level if found.get(key) != "quarantined" else "quarantined"
+    return found
+
+
+def test_who_tells_different_things_to_different_peers_is_proven_to_lie_and_spoils_not_even_the_mean() -> None:
+    attack = {"name": "equivocation", "attack": {"name": "foe", "strength": 4}}
+    first, last, log = outcome(topology(attack, "mean", run={"steps": 100}))
+    honest, liars = [f"node-{slot}" for slot in range(6)], ("liar-0", "liar-1")
+    quarantined = {pair for pair, level in suspicions(log).items() if level == "quarantined" and pair[0] in honest}
+    assert quarantined == {(node, liar) for node in honest for liar in liars}
+    proven = max(s.time for s in log if isinstance(s.event, Suspected) and s.event.reason == "equivocation")
+    begun = max(s.time for s in log if isinstance(s.event, Evaluated) and s.event.step == 0)
+    assert proven - begun < 8.0  # a few comparisons, one a second
+    assert last < 0.2 * first
+
+
+def test_one_lie_for_all_is_not_equivocation_and_one_far_off_is_suspected() -> None:
+    found = suspicions(outcome(topology({"name": "foe", "strength": 4}, {"name": "nna", "f": 2}))[2])
+    assert {level for (who, _), level in found.items() if who.startswith("node")} == {"suspected"}
+    assert {whom for who, whom in found if who.startswith("node")} == {"liar-0", "liar-1"}
