@@ -23,7 +23,6 @@ from torch import Tensor
 from p2ptrain import graphs
 from p2ptrain.errors import ConfigError
 from p2ptrain.graphs import Graph
-from p2ptrain.graphs.measures import components
 from p2ptrain.strategies import register
 from p2ptrain.strategies.gossip import Gossip
 from p2ptrain.waiting import within
@@ -173,6 +172,8 @@ class Acid(Gossip):
 def pace(graph: Graph, rate: float, slot: int, here: Collection[int]) -> Pace:
     """Of the part of the graph in which `slot` is when only `here`, slots, are there; every node starts `rate` swaps
     per step."""
+    from p2ptrain.graphs.measures import components  # with networkx, which other methods do without
+
     away = set(range(graph.num_nodes)).difference(here)
     part = next((part for part in components(graph, without=away) if slot in part), [])
     edges = [(part.index(i), part.index(j)) for i, j in graph.edges if i in part and j in part]

@@ -231,6 +231,30 @@ class Replica:
                 self.companion.reset(self.flat)
 
 
+class NotSwapped:
+    """What a swap is shown of a replica that none may change: nobody gets hold of it."""
+
+    def __init__(self, replica: Replica, num: int = 1) -> None:
+        """`num`: of how many vectors like the model those consist that are shown in rounds."""
+        self._replica = replica
+        self.size, self.fingerprint = num * replica.size, replica.fingerprint
+
+    def snapshot(self) -> Tensor:
+        return self._replica.snapshot()
+
+    def account(self, peer: str) -> bytes:
+        return b""
+
+    def lease(self, peer: str) -> Lease:
+        raise PeerBusy
+
+    def agree(self, lease: Lease, account: bytes) -> None: ...
+
+    def commit(self, lease: Lease, exchange: bytes) -> None: ...
+
+    def release(self, lease: Lease) -> None: ...
+
+
 def named_slices(module: nn.Module) -> Iterator[tuple[str, slice]]:
     """Where each tensor lies in the flat vector: trainable parameters (tied ones once), then floating-point buffers."""
     offset = 0

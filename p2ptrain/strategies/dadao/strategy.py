@@ -126,11 +126,10 @@ class _Run:
             self._take_constants()
 
     async def take_gradients(self) -> None:
-        """At the ticks of a Poisson clock, until all are through: who stopped at its own end would leave the others
-        with one node's share of the problem missing."""
+        """At the ticks of a Poisson clock, until all are through."""
         node, cell, ticks = self.node, self.cell, _Ticks(self.node.rng("gradients"), self.strategy.unit)
         first, num = 0.0, 0
-        while not node.draining and (not node.finished or node.others_train()):
+        while node.goes_on():
             await ticks.next(1.0)
             num += 1
             await self._time_for(num)
@@ -142,8 +141,6 @@ class _Run:
                 self._raise_smoothness()
             else:
                 cell.gradient(at, gradient)
-            if node.finished:
-                node.finish()
 
     async def _time_for(self, num_gradients: int) -> None:
         """Returns when exchanges have made time for so many gradients, or nobody is there to exchange with."""
