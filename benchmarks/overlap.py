@@ -97,7 +97,7 @@ class Counter:
 
     def __init__(self, side: Side) -> None:
         self.swaps, self.moved, self.failed = 0, 0, 0
-        side.exchanger.emit = self._count
+        side.exchanger.talk.emit = self._count
 
     def _count(self, event: Event) -> None:
         if isinstance(event, Exchanged):

@@ -37,7 +37,10 @@ def build(
     """The summary of a run. A value that does not apply is null."""
     devices = {name: group.device for name, group in topology.members()}
     liars = set(topology.attackers)
-    nodes = {name: _node(node, devices.get(name, node.device), name in liars) for name, node in state.nodes.items()}
+    nodes = {
+        name: _node(node, devices.get(name, node.device), name in liars) | _suspects(state, node)
+        for name, node in state.nodes.items()
+    }
     expect = _expectations(topology, state, consensus)
     return {
         "name": topology.name,
@@ -70,6 +73,12 @@ def _node(node: NodeState, device: str, byzantine: bool) -> Summary:
         "first_contribution": node.first_contribution,
         **({"gap": _finite(node.gap)} if node.gap is not None else {}),  # only where the optimum is known
     }
+
+
+def _suspects(state: SwarmState, node: NodeState) -> Summary:
+    """Whom it suspects or shuns at the end, by name; nothing for a node that trusts everybody."""
+    suspects = {state.name_of(peer): level for peer, level in node.suspects.items()}
+    return {"suspects": suspects} if suspects else {}
 
 
 def _fault(outage: Outage) -> Summary:

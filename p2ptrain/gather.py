@@ -190,6 +190,7 @@ class Gatherer:
                     mine = self._open(offer, stream.peer, theirs.exchange, number if has_it else 0)
                     await self.talk.send(stream, SwapMessage(open=mine), tally)
                     was_news = await self._trade(stream, offer, mine, theirs, statement, tally)
+                    tally.refused = not was_news  # nothing more comes, and the caller may hang up at once
                     await self.talk.send(stream, SwapMessage(done=Done()), tally)
                     tally.applied = was_news
             except PeerError as error:

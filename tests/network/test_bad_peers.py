@@ -402,16 +402,18 @@ async def mute(_: Served) -> None:
 
 
 async def noise(served: Served) -> None:
+    await served.context.read()  # else it depends on who is first whether the victim fails to write or to read
     await served.say(b"\xff" * 100)
 
 
 async def oversized(served: Served) -> None:
     await served.open()
-    await served.context.read()  # else it depends on who is first whether the victim fails to write or to read
+    await served.context.read()
     await served.chunk(0, bytes(MAX_FRAME_BYTES + 1))
 
 
 async def refuse(served: Served) -> None:
+    await served.context.read()
     await served.say(SwapMessage(refuse=Refuse(reason="<script>" * 1000, detail="\x1b[2J" * 100_000)))
 
 

@@ -71,6 +71,16 @@ def test_a_node_that_was_never_evaluated_meets_nothing() -> None:
     assert [(item["got"], item["ok"]) for item in made["expect"]] == [(None, False), (None, False)]
 
 
+def test_suspects_are_named_where_there_are_some() -> None:
+    log = [
+        Stamped("node-0", 0.0, events.Started("ab" * 16, 0, "cpu", "", 1, False)),
+        Stamped("node-1", 1.0, events.Suspected("ab" * 16, "quarantined", "equivocation", 24.0)),
+    ]
+    nodes = summary.build(topology(), fold(log, expecting(["node-0", "node-1"])), 1, None)["nodes"]
+    assert nodes["node-1"]["suspects"] == {"node-0": "quarantined"}
+    assert "suspects" not in nodes["node-0"]
+
+
 def test_the_distance_to_the_optimum_is_there_where_it_is_known() -> None:
     log = [
         Stamped(f"node-{i}", 1.0, events.Evaluated(1, 1.0, None, gap)) for i, gap in enumerate((1e-6, 1e-5, 0.0, 2e-6))

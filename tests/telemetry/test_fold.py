@@ -170,6 +170,20 @@ def test_only_the_first_refusal_of_a_kind_is_a_note() -> None:
     assert [note.kind for note in state.notes] == ["rejected", "rejected"]
 
 
+def test_suspects_come_and_go_and_quarantine_is_a_note() -> None:
+    first = [
+        events.Suspected("x", "suspected", "malformed", 1.0),
+        events.Suspected("x", "quarantined", "malformed", 8.0),
+    ]
+    state = swarm(STARTED, *first, events.Suspected("y", "suspected", "far from the others", 1.0))
+    assert state.nodes["n"].suspects == {"x": "quarantined", "y": "suspected"}
+    assert [note.message for note in state.notes if note.kind == "suspected"] == ["x is in quarantine (malformed)"]
+    state = apply(state, Stamped("n", 9.0, events.Suspected("x", "readmitted", "forgotten", 3.9)))
+    assert state.nodes["n"].suspects == {"y": "suspected"}
+    assert state.notes[-1].message == "x is no longer suspected (forgotten)"
+    assert not swarm(STARTED, *first, STARTED).nodes["n"].suspects  # a new process has forgotten
+
+
 def test_apply_leaves_the_state_before_as_it_was() -> None:
     before = swarm(STARTED)
     copy = dataclasses.replace(before, nodes=dict(before.nodes))
