@@ -7,7 +7,7 @@ needs to be undone: whoever is cut off keeps what it has.
 
 import random
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import torch
@@ -190,9 +190,9 @@ class Gatherer:
                     mine = self._open(offer, stream.peer, theirs.exchange, number if has_it else 0)
                     await self.talk.send(stream, SwapMessage(open=mine), tally)
                     was_news = await self._trade(stream, offer, mine, theirs, statement, tally)
-                    tally.refused = not was_news  # nothing more comes, and the caller may hang up at once
-                    await self.talk.send(stream, SwapMessage(done=Done()), tally)
-                    tally.applied = was_news
+                    tally.applied, tally.refused = was_news, not was_news  # the caller hangs up once it has heard so
+                    with suppress(PeerError):  # both have what there was to have
+                        await self.talk.send(stream, SwapMessage(done=Done()), tally)
             except PeerError as error:
                 await self.talk.refuse(stream, error, tally)
                 raise
