@@ -79,7 +79,7 @@ secrets: .env
 		print(f"P2PTRAIN_KEY={new(24)}\nP2PTRAIN_MQTT_PASSWORD={new(24)}")' > $@
 
 bench: install-dev
-	for name in codec exchange average overlap idle join agree simulator onebyte robust; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	for name in codec exchange average overlap idle join agree simulator onebyte robust flag; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 protos: install-dev
 	PYTHON=$(BIN)/python sh protos/generate.sh

@@ -1,14 +1,22 @@
 """What liars do to a swarm, attack by attack and rule by rule: real nodes in the simulator.
 
     python -m benchmarks.liars [--json FILE] [--liars 2 3] [--rules NAME...] [--attacks NAME...] [--steps N] [--seed N]
+                               [--processes]
 
 MoNNA on `digits`: 11 nodes that all talk to all, each with its own part of the data (Dirichlet 1.0), and some of them
 liars that see every honest model and know the rule. The same daemons, transport and rounds as in the other runtimes,
 in virtual time. Printed is the worst honest node's accuracy at the end in percent, the row's own attack-free run
 first (`nobody`: all 11 are honest); a dash where a rule refuses so many liars among so few.
+
+With `--processes` the nodes are real daemons on this machine, in real time, and the liars see what they are shown.
 """
 
+import asyncio
+import json
 import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -16,6 +24,7 @@ import torch
 from benchmarks.common import arguments, table, write_json
 from benchmarks.robust import ATTACKS as ALL_ATTACKS
 from benchmarks.robust import NUM_NODES, rules_for
+from node.up import up
 from p2ptrain.aggregators import Aggregator
 from p2ptrain.errors import TooFewError
 from p2ptrain.simulation import loop
@@ -38,13 +47,19 @@ def main() -> None:
     parser.add_argument("--attacks", nargs="+", choices=ATTACKS, help="columns (default: all)")
     parser.add_argument("--steps", type=int, default=120, help="of each node, three a round (default 120)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", action="store_true", help="as real processes instead of in the simulator")
     options = parser.parse_args()
+    measure = worst_of_processes if options.processes else worst
     torch.set_num_threads(1)
     columns, found = options.attacks or list(ATTACKS), {}
     for liars in options.liars:
         rows: dict[str, Row] = {}
         for label, rule in rules_for(liars, options.rules).items():
-            rows[label] = row(label, rule, columns, liars, options.steps, options.seed)
+            rows[label] = row(
+                label,
+                {name: topology(rule, ATTACKS[name], liars, options.steps, options.seed) for name in columns},
+                measure,
+            )
             found[f"{liars} liars"] = rows
             write_json(options.json, {"steps": options.steps, "seed": options.seed, "accuracy": found})
         table(
@@ -54,14 +69,24 @@ def main() -> None:
         )
 
 
-def row(label: str, rule: Aggregator, columns: list[str], liars: int, steps: int, seed: int) -> Row:
+def row(label: str, files: dict[str, Topology], measure: Callable[[Topology], float | None]) -> Row:
     """Percent by attack."""
     found: Row = {}
-    for name in columns:
+    for name, file in files.items():
         begun = time.perf_counter()
-        found[name] = worst(topology(rule, ATTACKS[name], liars, steps, seed))
+        found[name] = measure(file) if is_borne(file) else None
+        liars = len(file.attackers)
         print(f"{liars} liars, {label}, {name}: {found[name]} % ({time.perf_counter() - begun:.0f} s)", flush=True)
     return found
+
+
+def is_borne(file: Topology) -> bool:
+    """Whether the rule works at all with so many neighbours."""
+    try:
+        file.run.aggregator.check_enough(file.num_nodes - 1)
+    except TooFewError:
+        return False
+    return True
 
 
 def topology(rule: Aggregator, attack: Any, liars: int, steps: int, seed: int) -> Topology:
@@ -76,15 +101,14 @@ def topology(rule: Aggregator, attack: Any, liars: int, steps: int, seed: int) -
     }  # fmt: skip
     nodes = [{"count": NUM_NODES - liars}, {"count": liars, "name": "liar", "attack": attack}]
     simulation = {"step": 0.2, "members": "table"}
-    return Topology.model_validate({"name": "liars", "run": run, "nodes": nodes, "simulation": simulation})
+    node = {"step": 0.2, "heartbeat": 2}
+    return Topology.model_validate(
+        {"name": "liars", "run": run, "nodes": nodes, "node": node, "simulation": simulation}
+    )
 
 
-def worst(file: Topology) -> float | None:
-    """The lowest accuracy of an honest node at the end, %; None where the rule needs more neighbours."""
-    try:
-        file.run.aggregator.check_enough(file.num_nodes - 1)
-    except TooFewError:
-        return None
+def worst(file: Topology) -> float:
+    """The lowest accuracy of an honest node at the end, %, in the simulator."""
     honest = {name for name, _ in file.members()} - set(file.attackers)
     last: dict[str, float] = {}
 
@@ -97,6 +121,15 @@ def worst(file: Topology) -> float | None:
 
     loop.run(live())
     return round(100 * min(last.values()), 1)
+
+
+def worst_of_processes(file: Topology) -> float:
+    """As `worst`, of real daemons."""
+    with TemporaryDirectory() as folder:
+        out = Path(folder) / "out"
+        asyncio.run(up(file, out))
+        nodes = json.loads((out / "summary.json").read_text())["nodes"]
+    return round(100 * min(node["accuracy"] for node in nodes.values() if not node["byzantine"]), 1)
 
 
 if __name__ == "__main__":

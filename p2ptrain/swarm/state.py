@@ -35,6 +35,8 @@ FROZEN_FOR_S = 2.0
 """How long a snapshot is handed out to further newcomers before a newer one is made."""
 KEPT_FOR_S = 120.0
 """How long a snapshot that nobody fetches from stays in memory."""
+SERVED_S = 2.0
+"""A newcomer that has asked for nothing for so long has all, or has gone elsewhere."""
 MAX_NEWCOMERS = 4
 """Snapshots served at the same time; further newcomers are sent to other donors."""
 
@@ -94,10 +96,11 @@ class StateServer:
         async with self._freezing:
             frozen = self._frozen
             if frozen is None or (
-                not self._final.is_set() and self._now() - frozen.made > FROZEN_FOR_S and not self._busy(frozen)
+                not self._final.is_set() and self._now() - frozen.made > FROZEN_FOR_S and not self._served(frozen)
             ):
                 self._frozen = frozen = await self._take()
-            if not self._final.is_set() and peer not in frozen.newcomers and len(frozen.newcomers) >= MAX_NEWCOMERS:
+            others = self._served(frozen) - {peer}
+            if not self._final.is_set() and len(others) >= MAX_NEWCOMERS:
                 raise PeerBusy
             frozen.newcomers[peer] = frozen.asked = self._now()
         return frozen.manifest.SerializeToString()
@@ -136,9 +139,9 @@ class StateServer:
         )
         return _Frozen(manifest, vector, self._now(), self._now())
 
-    def _busy(self, frozen: _Frozen) -> bool:
-        """Whether someone fetched from it a moment ago and would have to start again."""
-        return any(self._now() - asked < 2.0 for asked in frozen.newcomers.values())
+    def _served(self, frozen: _Frozen) -> set[PeerId]:
+        """Who asked for it a moment ago, and would have to start again."""
+        return {peer for peer, asked in frozen.newcomers.items() if self._now() - asked < SERVED_S}
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

@@ -15,6 +15,7 @@ FILES = {  # and what is different here, where a node takes ten seconds to come 
     "partition-and-heal": [],
     "bootstrap-dies": ["run.seconds=45"],
     "wan3": [],
+    "byzantine": [],
 }
 
 

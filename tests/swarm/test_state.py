@@ -298,6 +298,20 @@ async def test_a_donor_serves_a_few_newcomers_and_sends_the_rest_elsewhere() -> 
     await world.download()
 
 
+async def test_newcomers_that_are_through_leave_their_places_while_another_one_still_fetches() -> None:
+    world = World(1)
+    transport, donor = world.newcomer(0), world.donors[0]
+    freeze = FreezeRequest(run="run", model=donor.replica.fingerprint).SerializeToString()
+    manifest = Manifest.FromString(await transport.call(donor.me, FREEZE, freeze, 5.0))
+    for index in range(1, MAX_NEWCOMERS):
+        await world.download(index)
+    fetch = FetchRequest(snapshot=manifest.snapshot, index=0).SerializeToString()
+    for _ in range(8):  # slowly, but it would have to start again
+        await asyncio.sleep(0.5 * state.SERVED_S)
+        await transport.call(donor.me, FETCH, fetch, 5.0)
+    await world.download()
+
+
 async def test_another_run_or_model_is_refused() -> None:
     world = World(1)
     transport, donor = world.newcomer(), world.donors[0]
