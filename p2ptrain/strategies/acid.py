@@ -150,7 +150,8 @@ class Acid(Gossip):
             following.cancel()
 
     async def _follow(self, node: "Node") -> None:
-        """Constants of the graph of now, among those that are here."""
+        """Constants of the graph of now, among those that are here. For about a heartbeat, until all know of a change,
+        alpha~ may differ at the two ends of an exchange, and the mean of the replicas move a little."""
         momentum: Momentum | None = node.service
         known: tuple[Graph | None, frozenset[int]] = None, frozenset()
         while momentum is not None:
