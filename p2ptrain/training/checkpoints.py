@@ -97,6 +97,7 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
     if header.optimizer != optimizer:
         raise CheckpointError(f"checkpoint of optimizer {header.optimizer}, but this run uses {optimizer}")
     trainer.replica.load(checkpoint.vector)
+    trainer.is_fresh = False
     for name, buffer in _integer_buffers(trainer):
         buffer.copy_(checkpoint.tensors[f"buffer/{name}"])
     estimate = checkpoint.tensors.get("estimate")
