@@ -9,7 +9,7 @@ import torch
 from node import timeline
 from node.units import duration, number, size
 from p2ptrain.config import RunConfig
-from p2ptrain.graphs import drawing, measures
+from p2ptrain.graphs import Graph, drawing, measures
 from p2ptrain.registry import Component
 from p2ptrain.seeds import numpy_random
 from p2ptrain.topology import Topology
@@ -42,7 +42,7 @@ def _headline(file: Topology) -> list[str]:
         f"codec       {_short(run.codec)}",
         f"traffic     {_traffic(run, num_parameters)}",
         f"data        {data}",
-        f"graph       {_graph(file)}",
+        *_graph(file.graph),
         f"length      {_length(file, speeds, _step_seconds(run, model))}",
         f"runtimes    {_runtimes(file)}",
     ]
@@ -51,8 +51,8 @@ def _headline(file: Topology) -> list[str]:
 
 
 def _short(component: Component) -> str:
-    """`topk(ratio=0.02)`: the name and what differs from the defaults."""
-    fields = type(component).model_fields
+    """`topk(ratio=0.02)`: the name and what differs from the defaults; schedules have lines of their own."""
+    fields = {key: field for key, field in type(component).model_fields.items() if key != "schedule"}
     own = [f"{key}={getattr(component, key)!r}" for key in fields if getattr(component, key) != fields[key].default]
     return component.name + (f"({', '.join(own)})" if own else "")
 
@@ -72,10 +72,15 @@ def _exchange_bytes(run: RunConfig, num_parameters: int) -> float:
     return run.codec.encode(sample, memory=memory).nbytes * num_parameters / sample.numel()
 
 
-def _graph(file: Topology) -> str:
-    graph = file.graph
+def _graph(graph: Graph | None) -> list[str]:
+    """A line for each epoch."""
     if graph is None:
-        return "everyone to everyone"
+        return ["graph       everyone to everyone"]
+    labels = ["graph", *(f"from {100 * change.at:g} %" for change in graph.schedule)]
+    return [f"{label:<11} {_worth(epoch)}" for label, epoch in zip(labels, graph.epochs, strict=True)]
+
+
+def _worth(graph: Graph) -> str:
     degrees = [len(graph.neighbours(slot)) for slot in range(graph.num_nodes)]
     degree = f"{min(degrees)}" if min(degrees) == max(degrees) else f"{min(degrees)} to {max(degrees)}"
     text = f"{_short(graph)}, {len(graph.edges)} edges, degree {degree}, diameter {measures.diameter(graph)}"

@@ -74,6 +74,8 @@ def _default(field: Any) -> Any:
         return "(required)"
     if isinstance(value, Component):
         return value.name
+    if isinstance(value, tuple):
+        return list(value)
     return value if isinstance(value, int | float | str | bool | list | dict) or value is None else str(value)
 
 

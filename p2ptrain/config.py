@@ -163,6 +163,8 @@ class NodeFile(Strict):
             raise Misplaced(("node", "carrier"), reason)
         if reason := lacks_graph(self.run, self.graph):
             raise Misplaced(("run", "strategy"), reason)
+        if self.graph is not None and self.graph.schedule and self.run.steps is None and self.run.seconds is None:
+            raise Misplaced(("run",), "give steps or seconds: the graph's schedule is in shares of the run")
         return self
 
 

@@ -1,12 +1,13 @@
 """Vectors that peers show each other, for rules that look at many of them at once.
 
 Every node offers one vector at a time, the same to everybody, and signs it; it keeps the latest that each peer has
-shown it. Nothing is decided, nothing is summed, so nothing needs to be undone: whoever is cut off keeps what it has.
+shown it, or the last two where vectors belong to rounds (`rounds`). Nothing is decided, nothing is summed, so nothing
+needs to be undone: whoever is cut off keeps what it has.
 """
 
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import torch
@@ -29,6 +30,7 @@ MAX_SHOWN = 64
 """Peers whose vectors are kept; of more, the oldest go."""
 MAX_AT_ONCE = 16
 """Peers that this node calls, and as many that it answers, at a time: that bounds the memory."""
+MAX_ROUND = 1 << 62
 CALLS, BUSY_S = 3, 1.0
 """How often to call a peer that is busy, and how long to wait before the next time if it is with this node."""
 MAX_NORM_RATIO = 1e3
@@ -45,6 +47,10 @@ class Shown:
     """Of the peer's statement."""
     round: int
     """Of this node, when it came."""
+    of: int = 0
+    """Which round's it is; 0: of a method that has none."""
+    account: bytes = b""
+    """What the peer said with it; see `Offer.accounts`."""
 
 
 @dataclass
@@ -61,9 +67,13 @@ class Gatherer:
     round: int = 0
     """How many times this node has combined what it was shown."""
     _shown: dict[PeerId, Shown] = field(default_factory=dict)
+    _earlier: dict[PeerId, Shown] = field(default_factory=dict)
+    """The one before, of peers that go in rounds."""
     _offered: Offer | None = None
-    _lies: dict[PeerId | None, Offer] = field(default_factory=dict)
-    """What a liar shows instead, and whom; None: everybody."""
+    _offered_before: Offer | None = None
+    """In rounds: somebody may not have it yet."""
+    _lies: dict[tuple[PeerId | None, int], Offer] = field(default_factory=dict)
+    """What a liar shows instead: to whom, None being everybody, and by the number of the true one."""
     _calling: dict[PeerId, None] = field(default_factory=dict)
     _answering: dict[PeerId, None] = field(default_factory=dict)
     _news: News = field(default_factory=News)
@@ -71,14 +81,18 @@ class Gatherer:
     def __post_init__(self) -> None:
         self.transport.serve_stream(SHARE, self._respond)
 
-    def prepare(self, vector: Tensor, step: int) -> Offer:
+    def prepare(
+        self, vector: Tensor, step: int, round: int = 0, accounts: Mapping[PeerId, bytes] | None = None
+    ) -> Offer:
         """Make this vector, (d,), ready to be offered: encoding takes its time, on any thread."""
-        return offers.make(vector, step, self.talk.codec, self.author)
+        return offers.make(vector, step, self.talk.codec, self.author, round, accounts)
 
     def offer(self, offer: Offer) -> None:
         """From now on show this to whoever asks."""
+        self._offered_before = self._offered if offer.round else None
         self._offered = offer
-        self._lies.clear()
+        kept = {each.number for each in (offer, self._offered_before) if each is not None}
+        self._lies = {key: lie for key, lie in self._lies.items() if key[1] in kept}
         if self.liar is not None:
             self.liar.remember(offer.vector)
 
@@ -101,8 +115,18 @@ class Gatherer:
         """What an honest node in this one's place shows."""
         return None if self._offered is None else self._offered.vector
 
+    def shown_in(self, peer: PeerId, round: int) -> Shown | None:
+        """What this peer has shown of a round, if that is one of its last two."""
+        found = (self._shown.get(peer), self._earlier.get(peer))
+        return next((shown for shown in found if shown is not None and shown.of == round), None)
+
+    def latest_round(self, peer: PeerId) -> int:
+        """0: this peer has shown nothing."""
+        return self._shown[peer].of if peer in self._shown else 0
+
     def forget(self, peer: PeerId) -> None:
         self._shown.pop(peer, None)
+        self._earlier.pop(peer, None)
 
     async def news(self) -> None:
         """Returns when a peer has shown its vector, or an exchange with one has ended."""
@@ -142,7 +166,8 @@ class Gatherer:
             self.transport.stream(peer, SHARE, STREAM_TIMEOUT_S) as stream,
         ):
             offer = self._present(peer)
-            mine = self._open(offer, peer, self.rng.randbytes(16))
+            known = self.shown_in(peer, offer.round) or self._shown.get(peer)
+            mine = self._open(offer, peer, self.rng.randbytes(16), known.number if known else 0)
             await self.talk.send(stream, SwapMessage(open=mine), tally)
             theirs = (await self.talk.expect(stream, "open", tally)).open
             statement = self._check(theirs, peer)
@@ -160,12 +185,14 @@ class Gatherer:
                 if stream.peer in self._calling and self.me < stream.peer:
                     raise PeerBusy  # both call each other, and one call does for both
                 async with self._slot(stream.peer, self._answering):
-                    offer = self._present(stream.peer)
-                    mine = self._open(offer, stream.peer, theirs.exchange)
+                    offer, number = self._present(stream.peer, theirs.round), statement.number
+                    has_it = any(shown.number == number for shown in self._all_of(stream.peer))
+                    mine = self._open(offer, stream.peer, theirs.exchange, number if has_it else 0)
                     await self.talk.send(stream, SwapMessage(open=mine), tally)
                     was_news = await self._trade(stream, offer, mine, theirs, statement, tally)
-                    await self.talk.send(stream, SwapMessage(done=Done()), tally)
-                    tally.applied = was_news
+                    tally.applied, tally.refused = was_news, not was_news  # the caller hangs up once it has heard so
+                    with suppress(PeerError):  # both have what there was to have
+                        await self.talk.send(stream, SwapMessage(done=Done()), tally)
             except PeerError as error:
                 await self.talk.refuse(stream, error, tally)
                 raise
@@ -175,28 +202,33 @@ class Gatherer:
             raise PeerError("not-ready", "nothing to show yet")
         return self._offered
 
-    def _present(self, peer: PeerId) -> Offer:
-        """What to show to this peer."""
-        offer, liar = self._ready(), self.liar
+    def _present(self, peer: PeerId, round: int = 0) -> Offer:
+        """What to show to this peer: of this round, if it is still there, else the latest."""
+        offer, before, liar = self._ready(), self._offered_before, self.liar
+        if before is not None and before.round == round:
+            offer = before
         if liar is None or liar.attack.kind != "content":
             return offer
-        audience = peer if liar.attack.per_recipient else None
+        audience = peer if liar.attack.per_recipient else None, offer.number
         if audience not in self._lies:
             said = liar.say(offer.vector, peer)
             self._lies[audience] = offers.twisted(offer, said, self.talk.codec, self.author)
         return self._lies[audience]
 
-    def _open(self, offer: Offer, peer: PeerId, exchange: bytes) -> Open:
-        opening = self.talk.open(exchange, seed=0)
-        opening.step = offer.step
+    def _open(self, offer: Offer, peer: PeerId, exchange: bytes, have: int) -> Open:
+        opening = self.talk.open(exchange, seed=0, account=offer.accounts.get(peer, b""))
+        opening.step, opening.round, opening.have = offer.step, offer.round, have
         opening.statement.CopyFrom(offer.statement.encoded())
-        known = self._shown.get(peer)
-        opening.have = known.number if known else 0
         return opening
+
+    def _all_of(self, peer: PeerId) -> list[Shown]:
+        return [shown[peer] for shown in (self._shown, self._earlier) if peer in shown]
 
     def _check(self, theirs: Open, peer: PeerId) -> Statement:
         """Refuse what makes no sense; what the peer has signed counts from here on."""
         self.talk.check(theirs, chunk_size_of(self.talk.codec))
+        if theirs.round > MAX_ROUND:
+            raise PeerError("malformed", f"round {theirs.round}")
         statement = checked(theirs.statement, self.talk.run)
         if statement.peer != peer:
             raise PeerError("bad-signature", f"a statement of {statement.peer[:8]}")
@@ -211,7 +243,7 @@ class Gatherer:
         async with self.talk.transfer():
             await both(
                 self._show(stream, offer, tally) if shows else _nothing(),
-                self._be_shown(stream, offer, statement, tally) if is_shown else _nothing(),
+                self._be_shown(stream, offer, theirs, statement, tally) if is_shown else _nothing(),
             )
         offer.told.add(stream.peer)
         return shows or is_shown
@@ -220,7 +252,7 @@ class Gatherer:
         for index, packet in enumerate(offer.packets):
             await self.talk.send_chunk(stream, index, packet, tally)
 
-    async def _be_shown(self, stream: Stream, offer: Offer, statement: Statement, tally: Tally) -> None:
+    async def _be_shown(self, stream: Stream, offer: Offer, theirs: Open, statement: Statement, tally: Tally) -> None:
         codec, chunk_size = self.talk.codec, chunk_size_of(self.talk.codec)
         vector, digest = torch.empty(self.talk.shared.size), start_digest(codec.model_dump_json(), chunk_size)
         for index, where in enumerate(chunks(len(vector), chunk_size)):
@@ -232,11 +264,16 @@ class Gatherer:
         tally.squared_distance, tally.squared_norm = float(torch.dist(vector, offer.vector)) ** 2, offer.norm**2
         if not tally.squared_distance <= max(MAX_NORM_RATIO * offer.norm, 1.0) ** 2:
             raise PeerError("too-far", f"distance {tally.distance**0.5:.3g} times the own norm")
-        self._shown.pop(stream.peer, None)
-        self._shown[stream.peer] = Shown(vector, statement.number, self.round)
-        if len(self._shown) > MAX_SHOWN:
-            del self._shown[next(iter(self._shown))]
+        self._keep(stream.peer, Shown(vector, statement.number, self.round, theirs.round, theirs.account))
         self._news.tell()
+
+    def _keep(self, peer: PeerId, shown: Shown) -> None:
+        latest = self._shown.pop(peer, None)
+        if latest is not None and shown.of:
+            shown, self._earlier[peer] = (latest, shown) if latest.of > shown.of else (shown, latest)
+        self._shown[peer] = shown
+        if len(self._shown) > MAX_SHOWN:
+            self.forget(next(iter(self._shown)))
 
     @asynccontextmanager
     async def _slot(self, peer: PeerId, taken: dict[PeerId, None]) -> AsyncIterator[None]:

@@ -5,6 +5,7 @@ peers(), pick()                               whom to talk to
 train(), gradient(), swap(), merge(), reached()  what to do with one other, or alone
 neighbours(), home, sign(), verify()          for methods that carry and keep messages of their own
 offer(), show(), gathered(), combine()        what to do with many at once
+goes_on(), mixed()                            what to do in rounds; more of it in `rounds`
 rng(), emit()                                 chance and telemetry
 """
 
@@ -27,13 +28,14 @@ from p2ptrain.gather import Gatherer
 from p2ptrain.graphs import Graph
 from p2ptrain.ports import Channel, Compute, Disk, PeerId, Transport
 from p2ptrain.reputation import Reputation
+from p2ptrain.rounds import NONE, Rounds
 from p2ptrain.seeds import python_random
 from p2ptrain.swarm.records import is_signed
 from p2ptrain.swarm.state import StateServer, download
 from p2ptrain.swarm.view import Member, Members, State
 from p2ptrain.telemetry.events import Evaluated, Event, Finished, Merged, Noted, Stepped
 from p2ptrain.training.replica import named_slices
-from p2ptrain.training.trainer import DivergedError, Trainer
+from p2ptrain.training.trainer import DivergedError, Trainer, learning_rate_factor
 from p2ptrain.waiting import News, within
 
 TOLD_EVERY_S = 0.05
@@ -56,6 +58,7 @@ class Node:
     run: RunConfig
     swarm: str
     graph: Graph | None
+    """Who talks to whom now: it follows the schedule, if the run's graph has one."""
     transport: Transport
     membership: Members
     compute: Compute
@@ -77,7 +80,12 @@ class Node:
     """What the strategy's `serve` made."""
     draining: bool = False
     """Set when the node was asked to leave: training ends, and nothing new begins."""
+    epoch: int = 0
+    """Which graph of the schedule it is."""
     _last_partner: PeerId | None = None
+    rounds: Rounds = field(init=False)
+    _plan: Graph | None = field(init=False)
+    """The graph with its schedule."""
     _pick: random.Random = field(init=False)
     _started: float = field(init=False)
     _evaluated: float = field(init=False, default=float("-inf"))
@@ -88,6 +96,7 @@ class Node:
     _stepped: News = field(default_factory=News)
 
     def __post_init__(self) -> None:
+        self._plan, self.rounds = self.graph, Rounds(self)
         self._pick = self.rng("pick")
         self._started = self._now()
 
@@ -102,6 +111,11 @@ class Node:
         by_steps = self.step / self.run.steps if self.run.steps else 0.0
         by_time = (self._now() - self._started) / self.run.seconds if self.run.seconds else 0.0
         return min(max(by_steps, by_time), 1.0)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate, by the run's schedule, for methods that take steps of their own."""
+        return self.trainer.lr * learning_rate_factor(self.trainer.recipe, self.progress)
 
     @property
     def finished(self) -> bool:
@@ -160,6 +174,7 @@ class Node:
     async def train(self, step: Callable[[float], float] | None = None) -> float:
         """One local step; its loss. Evaluates on held-out data when that is due. `step`: how a method takes its steps
         that does not follow a gradient; on the compute thread, as `Trainer.step`."""
+        self._follow()
         started = self._now()
         progress, take = self.progress, step or self.trainer.step
         try:
@@ -264,6 +279,18 @@ class Node:
                 self.reputation.blame(peer, "far from the others", reputation.FAR, reputation.MAX_FAR)
         return len(shown)
 
+    def goes_on(self) -> bool:
+        """Whether there is another round: until all are through. Who stopped at its own end would leave the others with
+        its share of the problem missing."""
+        if self.finished:
+            self.finish()
+        return not self.draining and (not self.finished or self.others_train())
+
+    async def mixed(self, vector: Tensor, kept: slice = NONE) -> Tensor:
+        """A round: the average of this vector, (d,), and the neighbours' of the same round; (d,) float64. See
+        `Rounds.trade`."""
+        return vector.double() + (await self.rounds.trade(vector, kept)).moved
+
     async def settle(self) -> None:
         """A step boundary without a step: take in what peers sent."""
         await self.compute.run(self.trainer.replica.settle)
@@ -329,9 +356,25 @@ class Node:
         """Or are about to."""
         return any(member.state in (State.STARTING, State.TRAINING) for member in self.membership.view())
 
+    def _follow(self) -> None:
+        """Go by the graph of the swarm's epoch, which is that of its node that is furthest in the run; there is no way
+        back. A node that is slow or came late would else talk to others who do not talk to it."""
+        if self._plan is None or not self._plan.schedule:
+            return
+        heard = [member.epoch for member in self.membership.view()]
+        epoch = min(max(self.epoch, self._plan.epoch_at(self.progress), *heard), len(self._plan.epochs) - 1)
+        if epoch != self.epoch:
+            self.epoch, self.graph = epoch, self._plan.epochs[epoch]
+            self.membership.set_epoch(epoch)
+            self.emit(Noted("info", f"from now on the graph is {self.graph.name}, epoch {epoch} of the schedule"))
+
+    def trusted(self) -> list[Member]:
+        """Everybody in the view, but for those in quarantine."""
+        self._follow()
+        return [member for member in self.membership.view() if not self.reputation.shuns(member.peer)]
+
     def _reachable(self) -> list[Member]:
-        view = [member for member in self.membership.view() if member.reachable]
-        view = [member for member in view if not self.reputation.shuns(member.peer)]
+        view = [member for member in self.trusted() if member.reachable]
         if self.graph is None or self.slot >= self.graph.num_nodes:
             return view
         neighbours = self.graph.neighbours(self.slot)

@@ -1,5 +1,6 @@
 """What a node shows to everybody in a round: a vector, encoded once, and signed."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -23,6 +24,10 @@ class Offer:
     packets: tuple[Packet, ...]
     """What is sent."""
     statement: Statement
+    round: int = 0
+    """Of methods that go in rounds."""
+    accounts: Mapping[PeerId, bytes] = field(default_factory=dict)
+    """What to say with it to each peer, for methods that keep accounts: 32 bytes."""
     told: set[PeerId] = field(default_factory=set)
     """Who has it."""
 
@@ -31,10 +36,22 @@ class Offer:
         return self.statement.number
 
 
-def make(vector: Tensor, step: int, codec: Codec, author: Author) -> Offer:
+def make(
+    vector: Tensor,
+    step: int,
+    codec: Codec,
+    author: Author,
+    round: int = 0,
+    accounts: Mapping[PeerId, bytes] | None = None,
+) -> Offer:
     """Show this vector, (d,), as it is after so many steps."""
     packets, statement = _encode(vector, codec, author, author.next_number())
-    return Offer(vector, step, float(torch.linalg.vector_norm(vector)), packets, statement)
+    return Offer(vector, step, float(torch.linalg.vector_norm(vector)), packets, statement, round, accounts or {})
+
+
+def decoded(offer: Offer, codec: Codec) -> Tensor:
+    """(d,) float32: as it reaches the others."""
+    return torch.cat([codec.decode(packet) for packet in offer.packets])
 
 
 def twisted(offer: Offer, said: Tensor, codec: Codec, author: Author) -> Offer:

@@ -1,8 +1,9 @@
 """Waiting that ends, and for what comes again."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
 from contextlib import suppress
+from typing import Any
 
 
 async def within(timeout_s: float, awaited: Awaitable[object]) -> None:
@@ -10,6 +11,16 @@ async def within(timeout_s: float, awaited: Awaitable[object]) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
             await awaited
+
+
+async def either(*awaited: Coroutine[Any, Any, None]) -> None:
+    """Returns when the first of them has; the others are cancelled."""
+    tasks = [asyncio.ensure_future(each) for each in awaited]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 class News:

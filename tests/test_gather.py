@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from p2ptrain import aggregators, attacks, codecs
 from p2ptrain.errors import PeerBusy, PeerError
-from p2ptrain.gather import MAX_SHOWN, Gatherer
+from p2ptrain.gather import MAX_ROUND, MAX_SHOWN, Gatherer
 from p2ptrain.liar import Liar, see
 from p2ptrain.pace import Pace
 from p2ptrain.ports import Contact, PeerId, peer_id_of
@@ -225,3 +225,61 @@ async def test_who_was_busy_with_the_last_offer_is_shown_the_new_one() -> None:
     await other.gatherer.share(one.id)
     await call
     assert torch.equal(one.gatherer.shown(0)[other.id], newer)
+
+
+async def show(one: Peer, other: Peer, value: float, round: int) -> Tensor:
+    """`one` goes on to another round, and calls."""
+    vector = torch.full((one.replica.size,), value)
+    one.gatherer.offer(one.gatherer.prepare(vector, 0, round))
+    await one.gatherer.share(other.id)
+    return vector
+
+
+async def test_of_rounds_the_last_two_vectors_are_kept_and_shown() -> None:
+    _, (one, other) = peers(2)
+    other.offer(5.0, 0)
+    sent = [await show(one, other, float(round), round) for round in (1, 2, 3)]
+    found = [other.gatherer.shown_in(one.id, round) for round in (1, 2, 3, 4)]
+    assert [shown is not None for shown in found] == [False, True, True, False]
+    for shown, vector in zip(found[1:3], sent[1:], strict=True):
+        assert shown is not None
+        assert torch.equal(shown.vector, vector)
+    assert other.gatherer.latest_round(one.id) == 3
+
+
+async def test_who_is_a_round_behind_is_shown_the_vector_of_its_own() -> None:
+    _, (one, other) = peers(2)
+    other.gatherer.offer(other.gatherer.prepare(torch.full((other.replica.size,), 7.0), 0, 7))
+    other.gatherer.offer(other.gatherer.prepare(torch.full((other.replica.size,), 8.0), 0, 8))
+    await show(one, other, 1.0, 7)
+    assert float(one.gatherer.shown_in(other.id, 7).vector[0]) == 7.0  # type: ignore[union-attr]
+    await show(one, other, 2.0, 8)
+    assert float(one.gatherer.shown_in(other.id, 8).vector[0]) == 8.0  # type: ignore[union-attr]
+    await show(one, other, 3.0, 3)  # further behind than anybody remembers
+    assert one.gatherer.latest_round(other.id) == 8
+
+
+async def test_a_vector_that_comes_late_does_not_hide_the_newer_one() -> None:
+    _, (one, other) = peers(2)
+    other.offer(5.0, 0)
+    await show(one, other, 5.0, 5)
+    await show(one, other, 4.0, 4)
+    assert [other.gatherer.shown_in(one.id, round) is not None for round in (4, 5)] == [True, True]
+    assert other.gatherer.latest_round(one.id) == 5
+
+
+async def test_what_has_no_rounds_is_kept_once() -> None:
+    _, (one, other) = peers(2)
+    other.offer(5.0, 0)
+    await show(one, other, 1.0, 0)
+    await show(one, other, 2.0, 0)
+    assert not other.gatherer._earlier
+    assert one.gatherer._offered_before is None
+
+
+async def test_a_round_that_nobody_could_have_reached_is_refused() -> None:
+    _, (one, other) = peers(2)
+    other.offer(5.0, 0)
+    with pytest.raises(PeerError):
+        await show(one, other, 1.0, MAX_ROUND + 1)
+    assert any(isinstance(event, Rejected) and event.reason == "malformed" for event in other.events)

@@ -10,8 +10,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from p2ptrain.errors import Misplaced
 from p2ptrain.registry import Component, Registry
 
 if TYPE_CHECKING:
@@ -25,11 +26,60 @@ MAX_VERTICES = 2048
 """Families come by the network too, as a line of text; a complete graph of this size takes 0.4 GB."""
 
 
+class Change(BaseModel):
+    """Another graph from some moment of the run on: `{at: 0.5, kind: exponential}`, with that graph's options. Without
+    `n` it has as many vertices as the first."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    at: float = Field(gt=0, lt=1)
+    """Share of the run."""
+
+
 class Graph(Component):
     """An undirected, connected graph. `rates` are exchanges per unit time, one per edge in the order of `edges`;
     default 1 each."""
 
     selectors = ("kind", "name")
+
+    schedule: tuple[Change, ...] = ()
+    """Graphs that take the place of this one, one after the other. All else that is said of a graph is of its first
+    epoch."""
+
+    @cached_property
+    def epochs(self) -> "list[Graph]":
+        """This graph, then those of its schedule; all connected, on the same vertices."""
+        return [self, *map(self._later, self.schedule)]
+
+    def epoch_at(self, progress: float) -> int:
+        """Which of `epochs` it is when so much of the run, a share, is over."""
+        return sum(change.at <= progress for change in self.schedule)
+
+    @model_validator(mode="after")
+    def _schedule_can_be(self) -> "Graph":
+        before = 0.0
+        for index, change in enumerate(self.schedule):
+            place = ("schedule", index)
+            if change.at <= before:
+                raise Misplaced((*place, "at"), f"{change.at:g} is no later than {before:g}, the one before")
+            try:
+                later = self._later(change)
+            except ValueError as error:
+                raise Misplaced(place, str(error)) from None
+            if later.num_nodes != self.num_nodes:
+                raise Misplaced(place, f"{later.num_nodes} vertices, and the first graph has {self.num_nodes}")
+            before = change.at
+        return self
+
+    def _later(self, change: Change) -> "Graph":
+        options = change.model_extra or {}
+        if not options.keys() & set(self.selectors):
+            raise ValueError("says not which graph; write its kind, as in {at: 0.5, kind: exponential}")
+        if "schedule" in options:
+            raise ValueError("a graph of a schedule has none of its own")
+        found = parse(options if "edges" in options else {"n": self.num_nodes, **options})
+        if not isinstance(found, Graph):
+            raise ValueError(f"{found!r} is no graph")
+        return found
 
     def build(self) -> "networkx.Graph":
         """The graph on vertices 0..n-1."""

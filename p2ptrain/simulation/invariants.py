@@ -4,6 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from p2ptrain.simulation.loop import NODE
 from p2ptrain.simulation.world import SimulatedNode, World
+from p2ptrain.strategies.dadao.cell import Cell
 from p2ptrain.swarm.view import MISSES_MAX
 from p2ptrain.telemetry.events import (
     Evaluated,
@@ -250,9 +252,73 @@ class TheDeadAreMissed(Invariant):
             self.fail(f"{node.name} missed {lost.name} only after {took:.1f} s, {bound:g} s are allowed")
 
 
+class AccountsCancel(Invariant):
+    """With `dadao`: all that exchanges have moved at a node is in its accounts, and of two nodes that agree on which
+    exchange was the last, each has booked the opposite of the other. Once all is well, all neighbours agree: so the sum
+    over the nodes is zero, and no exchange counts on one side only."""
+
+    def __init__(self, world: World, healthy: Collection[str]) -> None:
+        super().__init__(world, healthy)
+        self._moved: dict[tuple[str, str], float] = {}
+        """By name and the other's name: when an exchange last counted."""
+
+    def applied(self, life: str, exchange: bytes, peer: str, correction: Tensor, result: Tensor) -> None:
+        one, other = self.world.nodes[_name(life)], self.world.node_of(peer)
+        self._moved[one.name, other.name] = self.world.now
+        if (cell := _cell(one)) is not None:
+            self._check_books(one, cell)
+            if (its := _cell(other)) is not None and _last(cell, other) == _last(its, one):
+                self._check_opposite(one, other)
+
+    def healed(self) -> None:
+        there = [node for node in self.world.nodes.values() if node.name in self.healthy and _cell(node) is not None]
+        for one, other in combinations(there, 2):
+            mine, theirs = _cell(one), _cell(other)
+            assert mine is not None
+            assert theirs is not None
+            if _last(mine, other) == _last(theirs, one):
+                self._check_opposite(one, other)
+            elif self.world.now - self._last_moved(one, other) > UNDER_WAY_S:
+                self.fail(f"{one.life} and {other.life} do not agree on their last exchange")
+
+    def _check_books(self, node: SimulatedNode, cell: Cell) -> None:
+        assert cell.state is not None
+        held = cell.state.z + 2 * cell.state.z_tilde
+        booked = sum((account.moved for account in cell.accounts.values()), torch.zeros_like(held))
+        if (error := float(torch.dist(held, booked))) > 1e-8 * (1 + float(held.norm())):
+            self.fail(f"{node.life} has moved by {error:.3g} more or less than its accounts say")
+
+    def _check_opposite(self, one: SimulatedNode, other: SimulatedNode) -> None:
+        mine, theirs = _moved(one, other), _moved(other, one)
+        if (error := float((mine + theirs).norm())) > 1e-9 * (1 + float(mine.norm())):
+            self.fail(f"the accounts of {one.life} and {other.life} sum to {error:.3g} of {float(mine.norm()):.3g}")
+
+    def _last_moved(self, one: SimulatedNode, other: SimulatedNode) -> float:
+        ways = (one.name, other.name), (other.name, one.name)
+        return max(self._moved.get(way, -math.inf) for way in ways)
+
+
+def _cell(node: SimulatedNode) -> Cell | None:
+    """Its state, if it has begun and the method is `dadao`."""
+    shared = node.daemon.exchanger.shared if node.daemon else None
+    return shared if isinstance(shared, Cell) and shared.state is not None else None
+
+
+def _last(cell: Cell, other: SimulatedNode) -> bytes:
+    account = cell.accounts.get(other.peer)
+    return account.last if account else b""
+
+
+def _moved(node: SimulatedNode, other: SimulatedNode) -> Tensor:
+    """(d,), or (1,) if nothing has."""
+    cell = _cell(node)
+    account = cell.accounts.get(other.peer) if cell else None
+    return account.moved if account else torch.zeros(1)
+
+
 ALL: tuple[type[Invariant], ...] = (
     ExactlyOnce, Finite, NobodyStartsFromNothing, NothingSavedIsLost, StepsCount, TheHonestAreBelieved, TheSwarmHeals,
-    TheHealthyLearn, TheDeadAreMissed,
+    TheHealthyLearn, TheDeadAreMissed, AccountsCancel,
 )  # fmt: skip
 
 

@@ -70,6 +70,10 @@ class TableMembers:
         if is_news:
             self._table.put(self._me)
 
+    def set_epoch(self, epoch: int) -> None:
+        self._me = dataclasses.replace(self._me, epoch=epoch)
+        self._table.put(self._me)
+
     async def run(self) -> None:
         self._table.put(self._me)
 

@@ -4,20 +4,28 @@ and Oyallon 2023, arXiv:2306.08289).
 On a badly connected graph replicas then agree as if its chi1 were sqrt(chi1 chi2); where the two are equal, as on a
 complete graph, it is plain gossip at twice the memory. Only x travels.
 
-Time is counted in a node's own steps. At the start of each the two vectors flow towards each other, and what is mixed
-then is what exchanges send: in the other order, mixing after sending, half of the gain is lost.
+Time is counted in a node's own steps, and passes as its exchanges come: when only half of those come that were meant
+to, in so many steps, the graph's chi1 and chi2 are really twice as large, and eta half of what it was. alpha~ depends
+on chi1 / chi2 alone: it stays the same on all nodes, as it must for the two ends of an exchange to cancel.
+
+At the start of a step the two vectors flow towards each other, and what is mixed then is what exchanges send: in the
+other order, mixing after sending, half of the gain is lost.
 """
 
+import asyncio
 import math
+from collections.abc import Collection
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
+from p2ptrain import graphs
 from p2ptrain.errors import ConfigError
 from p2ptrain.graphs import Graph
 from p2ptrain.strategies import register
 from p2ptrain.strategies.gossip import Gossip
+from p2ptrain.waiting import within
 
 if TYPE_CHECKING:
     from p2ptrain.node import Node
@@ -79,27 +87,41 @@ def exchange_event(state_i: State, state_j: State, constants: Constants) -> tupl
     )
 
 
+class Pace(NamedTuple):
+    """What a node goes by."""
+
+    constants: Constants
+    """Of the graph with the rates that are meant."""
+    rate: float
+    """Of this node: exchanges per step, those that others start included."""
+
+
 class Momentum:
     """x~ beside a replica's x: its `training.replica.Companion`."""
 
-    def __init__(self, flat: Tensor, constants: Constants) -> None:
-        self.constants = constants
+    def __init__(self, flat: Tensor, pace: Pace) -> None:
+        self.pace = pace
+        """May be replaced at any time."""
         self.reset(flat)
 
     def reset(self, flat: Tensor) -> None:
         self.x_tilde, self._seen = flat.clone(), flat.clone()
+        self._num = 0
 
-    def corrected(self, flat: Tensor, by: Tensor) -> None:
-        """An exchange's jump: `by` is alpha times the difference."""
-        self.x_tilde += self.constants.alpha_tilde / self.constants.alpha * by
+    def corrected(self, flat: Tensor, by: Tensor, num: int) -> None:
+        """The jumps of `num` exchanges: `by` is alpha times the differences."""
+        constants = self.pace.constants
+        self.x_tilde += constants.alpha_tilde / constants.alpha * by
         self._seen += by
+        self._num += num
 
     def before_step(self, flat: Tensor) -> None:
-        """The gradient event of the step before, then a unit of flow."""
+        """The gradient event of the step before, then the flow for as long as so many exchanges are meant to take."""
         self.x_tilde += flat - self._seen
-        state = flow(State(flat, self.x_tilde), 1.0, self.constants)
+        constants, rate = self.pace
+        state = flow(State(flat, self.x_tilde), self._num / rate if rate else 0.0, constants)
         flat.copy_(state.x)
-        self.x_tilde = state.x_tilde
+        self.x_tilde, self._num = state.x_tilde, 0
         self._seen.copy_(flat)
 
 
@@ -112,13 +134,56 @@ class Acid(Gossip):
     momentum: bool = True
     """Off, it is plain gossip on the same graph."""
 
-    def serve(self, node: "Node") -> None:
+    def serve(self, node: "Node") -> Momentum | None:
         if not self.momentum:
-            return
+            return None
         assert node.graph is not None
-        rates = swap_rates(node.graph, self._rate(0.0) * self.gossip_steps)
-        found = constants(node.graph.chi1(rates), node.graph.chi2(rates))
-        node.trainer.replica.companion = Momentum(node.trainer.replica.flat, found)
+        everyone = range(node.graph.num_nodes)
+        momentum = Momentum(node.trainer.replica.flat, pace(node.graph, self._swaps, node.slot, everyone))
+        node.trainer.replica.companion = momentum
+        return momentum
+
+    async def run(self, node: "Node") -> None:
+        async with asyncio.TaskGroup() as group:
+            following = group.create_task(self._follow(node))
+            await super().run(node)
+            following.cancel()
+
+    async def _follow(self, node: "Node") -> None:
+        """Constants of the graph of now, among those that are here. For about a heartbeat, until all know of a change,
+        alpha~ may differ at the two ends of an exchange, and the mean of the replicas move a little."""
+        momentum: Momentum | None = node.service
+        known: tuple[Graph | None, frozenset[int]] = None, frozenset()
+        while momentum is not None:
+            graph, here = node.graph, frozenset([node.slot, *(member.slot for member in node.membership.view())])
+            if (graph, here) != known and graph is not None:
+                known = graph, here
+                found = await node.compute.aside(
+                    lambda graph=graph, here=here: pace(graph, self._swaps, node.slot, here)
+                )
+                momentum.pace = found
+            await within(1.0, node.membership.changed())
+
+    @property
+    def _swaps(self) -> float:
+        """That a node starts per step, at first."""
+        return self._rate(0.0) * self.gossip_steps
+
+
+def pace(graph: Graph, rate: float, slot: int, here: Collection[int]) -> Pace:
+    """Of the part of the graph in which `slot` is when only `here`, slots, are there; every node starts `rate` swaps
+    per step."""
+    from p2ptrain.graphs.measures import components  # with networkx, which other methods do without
+
+    away = set(range(graph.num_nodes)).difference(here)
+    part = next((part for part in components(graph, without=away) if slot in part), [])
+    edges = [(part.index(i), part.index(j)) for i, j in graph.edges if i in part and j in part]
+    if not edges:
+        return Pace(PLAIN, 0.0)
+    there = graphs.make("edges", edges=edges)
+    rates = swap_rates(there, rate)
+    own = there.laplacian(rates)[part.index(slot), part.index(slot)]
+    return Pace(constants(there.chi1(rates), there.chi2(rates)), float(own))
 
 
 def swap_rates(graph: Graph, rate: float) -> np.ndarray:

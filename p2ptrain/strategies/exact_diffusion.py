@@ -5,9 +5,15 @@ Finds the exact optimum as gradient tracking does, at half its traffic. Needs sy
 below zero (`mixing.lazy`).
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
+
+from p2ptrain.strategies import register
+from p2ptrain.strategies.in_rounds import InRounds
+
+if TYPE_CHECKING:
+    from p2ptrain.node import Node
 
 
 class State(NamedTuple):
@@ -31,3 +37,15 @@ def adapt(state: State, gradient: Tensor, lr: float) -> tuple[Tensor, Tensor]:
 def combine(mixed_phi: Tensor, psi: Tensor) -> State:
     """The round's end; `mixed_phi` is the weighted average of the neighbourhood's."""
     return State(mixed_phi, psi)
+
+
+@register("exact-diffusion")
+class ExactDiffusion(InRounds):
+    """The exact optimum in rounds, at the traffic of `dpsgd`."""
+
+    async def run(self, node: "Node") -> None:
+        state = begin(await self.begin(node))
+        while node.goes_on():
+            phi, psi = adapt(state, await self.gradient(node, state.x), node.rate)
+            state = combine(await node.mixed(phi, kept=slice(None)), psi)
+        await self.end(node, state.x)

@@ -53,6 +53,7 @@ class Heard:
     signed: bytes
     state: State
     step: int
+    epoch: int
     digest: bytes
 
 
@@ -66,7 +67,7 @@ class Beats:
         now_unix: Callable[[], float],
         emit: Callable[[Event], None],
     ) -> None:
-        self.state, self.step = State.STARTING, 0
+        self.state, self.step, self.epoch = State.STARTING, 0, 0
         self.rejected: Counter[str] = Counter()
         self._settings = settings
         self._make_record = make_record
@@ -92,7 +93,7 @@ class Beats:
     def say(self, digest: bytes) -> bytes:
         """A heartbeat of this node, which sees the view with this digest."""
         beat = Beat(record=self._mine, step=self.step, view=digest, now_unix_ms=int(self._now_unix() * 1000))
-        beat.state = _TO_WIRE[self.state]
+        beat.state, beat.epoch = _TO_WIRE[self.state], self.epoch
         return beat.SerializeToString()
 
     def hear(self, source: str, data: Bytes, speaker: PeerId | None = None, age_s: float = math.inf) -> Heard:
@@ -108,7 +109,7 @@ class Beats:
             record = self._verify(signed)
             if speaker not in (None, record.peer):
                 raise PeerError("wrong-peer", f"a heartbeat of {record.peer}")
-            return Heard(record, signed, _FROM_WIRE[beat.state], beat.step, beat.view)
+            return Heard(record, signed, _FROM_WIRE[beat.state], beat.step, beat.epoch, beat.view)
 
     def believe(self, source: str, signed: bytes) -> Record | None:
         """Check a record that somebody passed on; None, counted, when it is refused."""

@@ -93,7 +93,7 @@ class Membership:
         return known.member() if known is not None and known.alive else None
 
     async def changed(self) -> None:
-        """Returns when somebody next joins, leaves, or changes its state."""
+        """Returns when somebody next joins, leaves, or changes its state or epoch."""
         await self._change.next()
 
     def set_state(self, state: State, step: int) -> None:
@@ -101,6 +101,12 @@ class Membership:
         if state != self._beats.state:
             self._beat_now.set()
         self._beats.state, self._beats.step = state, step
+
+    def set_epoch(self, epoch: int) -> None:
+        """As `set_state`: by which graph of the run's schedule this node goes."""
+        if epoch != self._beats.epoch:
+            self._beat_now.set()
+        self._beats.epoch = epoch
 
     def renew(self) -> None:
         """Seal a new record of this node: its addresses have changed."""
@@ -193,8 +199,8 @@ class Membership:
         try:
             async with self._calls if known.alive else self._courtships:
                 heard, said = None, None
-                while said != self._beats.state:  # it may change meanwhile, and is news
-                    said = self._beats.state
+                while said != (self._beats.state, self._beats.epoch):  # they may change meanwhile, and are news
+                    said = (self._beats.state, self._beats.epoch)
                     heard = await self._call(known)
         finally:
             known.calling = False
@@ -244,8 +250,8 @@ class Membership:
         if heard.state == State.LEAVING:
             self._part(known, "leaving")
             return None
-        is_news = not known.alive or known.state != heard.state
-        known.misses, known.state, known.step = 0, heard.state, heard.step
+        is_news = not known.alive or (known.state, known.epoch) != (heard.state, heard.epoch)
+        known.misses, known.state, known.step, known.epoch = 0, heard.state, heard.step, heard.epoch
         self._put_off(known, 2.0 if self._is_crowd else 1.0)
         if not known.alive:
             self._view.admit(known)

@@ -46,6 +46,8 @@ class Member:
     deadline_s: float | None
     """What its next heartbeat is given, from observed round trips."""
     dht: tuple[str, ...]
+    epoch: int = 0
+    """By which graph of the run's schedule it goes, as it says."""
 
 
 class Members(Protocol):
@@ -64,6 +66,8 @@ class Members(Protocol):
     async def changed(self) -> None: ...
 
     def set_state(self, state: State, step: int) -> None: ...
+
+    def set_epoch(self, epoch: int) -> None: ...
 
     async def run(self) -> None: ...
 
@@ -100,6 +104,7 @@ class Known:
     alive: bool = False
     state: State = State.STARTING
     step: int = 0
+    epoch: int = 0
     latency: Latency = field(default_factory=Latency)
     deadline_s: float | None = None
     misses: int = 0
@@ -124,7 +129,7 @@ class Known:
         record = self.record
         return Member(
             record.peer, record.name, record.slot, self.step, self.state,
-            self.reachable, self.latency.mean_s, self.deadline_s, record.dht,
+            self.reachable, self.latency.mean_s, self.deadline_s, record.dht, self.epoch,
         )  # fmt: skip
 
 

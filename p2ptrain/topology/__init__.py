@@ -206,8 +206,8 @@ class Topology(Strict):
         if all(liars):
             yield ("nodes",), "all nodes lie; leave at least one without an attack"
         for slot, (name, group) in enumerate(self.members()):
-            others = self.graph.neighbours(slot) if self.graph else range(len(liars))
-            met = sum(liars[other] for other in others if other != slot)
+            epochs = [graph.neighbours(slot) for graph in self.graph.epochs] if self.graph else [range(len(liars))]
+            met = max(sum(liars[other] for other in others if other != slot) for others in epochs)
             if borne is not None and group.attack is None and met > borne:
                 rule = self.run.aggregator.name
                 yield (

@@ -25,7 +25,8 @@ def extremes(loss: Tensor, parameters: Sequence[Tensor], seed: int = 0) -> tuple
     start = torch.randn(sum(each.numel() for each in parameters), generator=generator).to(parameters[0].device)
     largest = _power(product, start)
     # Of the Hessian turned upside down, the largest is this minus the smallest.
-    return largest, largest - _power(lambda vector: largest * vector - product(vector), start)
+    # Where all are equal that is nothing but rounding, of either sign.
+    return largest, largest - max(0.0, _power(lambda vector: largest * vector - product(vector), start))
 
 
 def _power(product: Callable[[Tensor], Tensor], start: Tensor) -> float:

@@ -78,8 +78,8 @@ class Shared(Protocol):
 class Companion(Protocol):
     """A second vector that goes along with the model, for methods that need one. Belongs to the compute thread."""
 
-    def corrected(self, flat: Tensor, by: Tensor) -> None:
-        """`by`, (d,), was added to the model, (d,): what exchanges came to since the last time."""
+    def corrected(self, flat: Tensor, by: Tensor, num: int) -> None:
+        """`by`, (d,), was added to the model, (d,): what `num` exchanges came to since the last time."""
         ...
 
     def before_step(self, flat: Tensor) -> None:
@@ -113,6 +113,7 @@ class Replica:
         self._behind = False  # `flat` holds local steps that the snapshot does not
         self._ahead = False  # the snapshot holds corrections that `flat` does not
         self._pending = False  # `spare - published` waits to be added to `flat`
+        self._num_exchanges = 0  # whose corrections `flat` does not hold
         self._stale = False  # the snapshot lacks corrections that `flat` has: mixing with it would apply them again
 
     @property
@@ -153,6 +154,7 @@ class Replica:
         with self._lock:
             assert lease is self._lease
             self._lease = None
+            self._num_exchanges += 1
             if self._behind:
                 self._pending = True
             else:
@@ -174,11 +176,12 @@ class Replica:
             self._behind = True
 
     def _take_in(self) -> None:
+        num, self._num_exchanges = self._num_exchanges, 0
         if self.companion is None or not (self._ahead or self._pending):
             return self._add_corrections()
         before = self.flat.clone()
         self._add_corrections()
-        self.companion.corrected(self.flat, self.flat - before)
+        self.companion.corrected(self.flat, self.flat - before, num)
 
     def _add_corrections(self) -> None:
         if self._ahead:
@@ -223,8 +226,33 @@ class Replica:
             self._published.copy_(vector)
             self._base_buffers.copy_(self.flat[self.num_parameters :])
             self._ahead = self._pending = self._behind = self._stale = False
+            self._num_exchanges = 0
             if self.companion is not None:
                 self.companion.reset(self.flat)
+
+
+class NotSwapped:
+    """What a swap is shown of a replica that none may change: nobody gets hold of it."""
+
+    def __init__(self, replica: Replica, num: int = 1) -> None:
+        """`num`: of how many vectors like the model those consist that are shown in rounds."""
+        self._replica = replica
+        self.size, self.fingerprint = num * replica.size, replica.fingerprint
+
+    def snapshot(self) -> Tensor:
+        return self._replica.snapshot()
+
+    def account(self, peer: str) -> bytes:
+        return b""
+
+    def lease(self, peer: str) -> Lease:
+        raise PeerBusy
+
+    def agree(self, lease: Lease, account: bytes) -> None: ...
+
+    def commit(self, lease: Lease, exchange: bytes) -> None: ...
+
+    def release(self, lease: Lease) -> None: ...
 
 
 def named_slices(module: nn.Module) -> Iterator[tuple[str, slice]]:

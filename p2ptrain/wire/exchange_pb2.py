@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cp2ptrain/wire/exchange.proto\x12\x0bp2ptrain.v1\"\xf3\x01\n\x0bSwapMessage\x12!\n\x04open\x18\x01 \x01(\x0b\x32\x11.p2ptrain.v1.OpenH\x00\x12#\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x12.p2ptrain.v1.ChunkH\x00\x12#\n\x05ready\x18\x03 \x01(\x0b\x32\x12.p2ptrain.v1.ReadyH\x00\x12%\n\x06\x63ommit\x18\x04 \x01(\x0b\x32\x13.p2ptrain.v1.CommitH\x00\x12!\n\x04\x64one\x18\x05 \x01(\x0b\x32\x11.p2ptrain.v1.DoneH\x00\x12%\n\x06refuse\x18\x06 \x01(\x0b\x32\x13.p2ptrain.v1.RefuseH\x00\x42\x06\n\x04\x62ody\"\xcb\x01\n\x04Open\x12\x10\n\x08\x65xchange\x18\x01 \x01(\x0c\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\x0c\x12\x0c\n\x04size\x18\x04 \x01(\x04\x12\x12\n\nchunk_size\x18\x05 \x01(\r\x12\r\n\x05\x63odec\x18\x06 \x01(\t\x12\x0c\n\x04step\x18\x07 \x01(\x04\x12\x0c\n\x04seed\x18\x08 \x01(\x04\x12\x0c\n\x04have\x18\t \x01(\x04\x12\x0f\n\x07\x61\x63\x63ount\x18\n \x01(\x0c\x12)\n\tstatement\x18\x0b \x01(\x0b\x32\x16.p2ptrain.v1.Statement\"K\n\tStatement\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x12\x11\n\tsignature\x18\x04 \x01(\x0c\"8\n\x05\x43hunk\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12\x0f\n\x07padding\x18\x03 \x01(\x0c\"\x07\n\x05Ready\"\x08\n\x06\x43ommit\"\x06\n\x04\x44one\"(\n\x06Refuse\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\"\xbe\x01\n\x05Heard\x12*\n\x07\x64igests\x18\x01 \x03(\x0b\x32\x19.p2ptrain.v1.Heard.Digest\x12)\n\x06proven\x18\x02 \x03(\x0b\x32\x19.p2ptrain.v1.Heard.Proven\x1a\x36\n\x06\x44igest\x12\x0c\n\x04peer\x18\x01 \x01(\x0c\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x1a&\n\x06Proven\x12\x0c\n\x04peer\x18\x01 \x01(\x0c\x12\x0e\n\x06number\x18\x02 \x01(\x04\"Z\n\x08\x45vidence\x12*\n\nstatements\x18\x01 \x03(\x0b\x32\x16.p2ptrain.v1.Statement\x12\"\n\x06proofs\x18\x02 \x03(\x0b\x32\x12.p2ptrain.v1.Proof\"S\n\x05Proof\x12#\n\x03one\x18\x01 \x01(\x0b\x32\x16.p2ptrain.v1.Statement\x12%\n\x05other\x18\x02 \x01(\x0b\x32\x16.p2ptrain.v1.Statement\"\"\n\x0eResolveRequest\x12\x10\n\x08\x65xchange\x18\x01 \x01(\x0c\"\x92\x01\n\x0cResolveReply\x12\x32\n\x07outcome\x18\x01 \x01(\x0e\x32!.p2ptrain.v1.ResolveReply.Outcome\"N\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n\x11OUTCOME_COMMITTED\x10\x01\x12\x13\n\x0fOUTCOME_ABORTED\x10\x02\x32\x84\x02\n\x08\x45xchange\x12>\n\x04Swap\x12\x18.p2ptrain.v1.SwapMessage\x1a\x18.p2ptrain.v1.SwapMessage(\x01\x30\x01\x12?\n\x05Share\x12\x18.p2ptrain.v1.SwapMessage\x1a\x18.p2ptrain.v1.SwapMessage(\x01\x30\x01\x12\x34\n\x07\x43ompare\x12\x12.p2ptrain.v1.Heard\x1a\x15.p2ptrain.v1.Evidence\x12\x41\n\x07Resolve\x12\x1b.p2ptrain.v1.ResolveRequest\x1a\x19.p2ptrain.v1.ResolveReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cp2ptrain/wire/exchange.proto\x12\x0bp2ptrain.v1\"\xf3\x01\n\x0bSwapMessage\x12!\n\x04open\x18\x01 \x01(\x0b\x32\x11.p2ptrain.v1.OpenH\x00\x12#\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x12.p2ptrain.v1.ChunkH\x00\x12#\n\x05ready\x18\x03 \x01(\x0b\x32\x12.p2ptrain.v1.ReadyH\x00\x12%\n\x06\x63ommit\x18\x04 \x01(\x0b\x32\x13.p2ptrain.v1.CommitH\x00\x12!\n\x04\x64one\x18\x05 \x01(\x0b\x32\x11.p2ptrain.v1.DoneH\x00\x12%\n\x06refuse\x18\x06 \x01(\x0b\x32\x13.p2ptrain.v1.RefuseH\x00\x42\x06\n\x04\x62ody\"\xda\x01\n\x04Open\x12\x10\n\x08\x65xchange\x18\x01 \x01(\x0c\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\x0c\x12\x0c\n\x04size\x18\x04 \x01(\x04\x12\x12\n\nchunk_size\x18\x05 \x01(\r\x12\r\n\x05\x63odec\x18\x06 \x01(\t\x12\x0c\n\x04step\x18\x07 \x01(\x04\x12\x0c\n\x04seed\x18\x08 \x01(\x04\x12\x0c\n\x04have\x18\t \x01(\x04\x12\x0f\n\x07\x61\x63\x63ount\x18\n \x01(\x0c\x12)\n\tstatement\x18\x0b \x01(\x0b\x32\x16.p2ptrain.v1.Statement\x12\r\n\x05round\x18\x0c \x01(\x04\"K\n\tStatement\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x12\x11\n\tsignature\x18\x04 \x01(\x0c\"8\n\x05\x43hunk\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12\x0f\n\x07padding\x18\x03 \x01(\x0c\"\x07\n\x05Ready\"\x08\n\x06\x43ommit\"\x06\n\x04\x44one\"(\n\x06Refuse\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x02 \x01(\t\"\xbe\x01\n\x05Heard\x12*\n\x07\x64igests\x18\x01 \x03(\x0b\x32\x19.p2ptrain.v1.Heard.Digest\x12)\n\x06proven\x18\x02 \x03(\x0b\x32\x19.p2ptrain.v1.Heard.Proven\x1a\x36\n\x06\x44igest\x12\x0c\n\x04peer\x18\x01 \x01(\x0c\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x1a&\n\x06Proven\x12\x0c\n\x04peer\x18\x01 \x01(\x0c\x12\x0e\n\x06number\x18\x02 \x01(\x04\"Z\n\x08\x45vidence\x12*\n\nstatements\x18\x01 \x03(\x0b\x32\x16.p2ptrain.v1.Statement\x12\"\n\x06proofs\x18\x02 \x03(\x0b\x32\x12.p2ptrain.v1.Proof\"S\n\x05Proof\x12#\n\x03one\x18\x01 \x01(\x0b\x32\x16.p2ptrain.v1.Statement\x12%\n\x05other\x18\x02 \x01(\x0b\x32\x16.p2ptrain.v1.Statement\"\"\n\x0eResolveRequest\x12\x10\n\x08\x65xchange\x18\x01 \x01(\x0c\"\x92\x01\n\x0cResolveReply\x12\x32\n\x07outcome\x18\x01 \x01(\x0e\x32!.p2ptrain.v1.ResolveReply.Outcome\"N\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n\x11OUTCOME_COMMITTED\x10\x01\x12\x13\n\x0fOUTCOME_ABORTED\x10\x02\x32\x84\x02\n\x08\x45xchange\x12>\n\x04Swap\x12\x18.p2ptrain.v1.SwapMessage\x1a\x18.p2ptrain.v1.SwapMessage(\x01\x30\x01\x12?\n\x05Share\x12\x18.p2ptrain.v1.SwapMessage\x1a\x18.p2ptrain.v1.SwapMessage(\x01\x30\x01\x12\x34\n\x07\x43ompare\x12\x12.p2ptrain.v1.Heard\x1a\x15.p2ptrain.v1.Evidence\x12\x41\n\x07Resolve\x12\x1b.p2ptrain.v1.ResolveRequest\x1a\x19.p2ptrain.v1.ResolveReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,35 +34,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SWAPMESSAGE']._serialized_start=46
   _globals['_SWAPMESSAGE']._serialized_end=289
   _globals['_OPEN']._serialized_start=292
-  _globals['_OPEN']._serialized_end=495
-  _globals['_STATEMENT']._serialized_start=497
-  _globals['_STATEMENT']._serialized_end=572
-  _globals['_CHUNK']._serialized_start=574
-  _globals['_CHUNK']._serialized_end=630
-  _globals['_READY']._serialized_start=632
-  _globals['_READY']._serialized_end=639
-  _globals['_COMMIT']._serialized_start=641
-  _globals['_COMMIT']._serialized_end=649
-  _globals['_DONE']._serialized_start=651
-  _globals['_DONE']._serialized_end=657
-  _globals['_REFUSE']._serialized_start=659
-  _globals['_REFUSE']._serialized_end=699
-  _globals['_HEARD']._serialized_start=702
-  _globals['_HEARD']._serialized_end=892
-  _globals['_HEARD_DIGEST']._serialized_start=798
-  _globals['_HEARD_DIGEST']._serialized_end=852
-  _globals['_HEARD_PROVEN']._serialized_start=854
-  _globals['_HEARD_PROVEN']._serialized_end=892
-  _globals['_EVIDENCE']._serialized_start=894
-  _globals['_EVIDENCE']._serialized_end=984
-  _globals['_PROOF']._serialized_start=986
-  _globals['_PROOF']._serialized_end=1069
-  _globals['_RESOLVEREQUEST']._serialized_start=1071
-  _globals['_RESOLVEREQUEST']._serialized_end=1105
-  _globals['_RESOLVEREPLY']._serialized_start=1108
-  _globals['_RESOLVEREPLY']._serialized_end=1254
-  _globals['_RESOLVEREPLY_OUTCOME']._serialized_start=1176
-  _globals['_RESOLVEREPLY_OUTCOME']._serialized_end=1254
-  _globals['_EXCHANGE']._serialized_start=1257
-  _globals['_EXCHANGE']._serialized_end=1517
+  _globals['_OPEN']._serialized_end=510
+  _globals['_STATEMENT']._serialized_start=512
+  _globals['_STATEMENT']._serialized_end=587
+  _globals['_CHUNK']._serialized_start=589
+  _globals['_CHUNK']._serialized_end=645
+  _globals['_READY']._serialized_start=647
+  _globals['_READY']._serialized_end=654
+  _globals['_COMMIT']._serialized_start=656
+  _globals['_COMMIT']._serialized_end=664
+  _globals['_DONE']._serialized_start=666
+  _globals['_DONE']._serialized_end=672
+  _globals['_REFUSE']._serialized_start=674
+  _globals['_REFUSE']._serialized_end=714
+  _globals['_HEARD']._serialized_start=717
+  _globals['_HEARD']._serialized_end=907
+  _globals['_HEARD_DIGEST']._serialized_start=813
+  _globals['_HEARD_DIGEST']._serialized_end=867
+  _globals['_HEARD_PROVEN']._serialized_start=869
+  _globals['_HEARD_PROVEN']._serialized_end=907
+  _globals['_EVIDENCE']._serialized_start=909
+  _globals['_EVIDENCE']._serialized_end=999
+  _globals['_PROOF']._serialized_start=1001
+  _globals['_PROOF']._serialized_end=1084
+  _globals['_RESOLVEREQUEST']._serialized_start=1086
+  _globals['_RESOLVEREQUEST']._serialized_end=1120
+  _globals['_RESOLVEREPLY']._serialized_start=1123
+  _globals['_RESOLVEREPLY']._serialized_end=1269
+  _globals['_RESOLVEREPLY_OUTCOME']._serialized_start=1191
+  _globals['_RESOLVEREPLY_OUTCOME']._serialized_end=1269
+  _globals['_EXCHANGE']._serialized_start=1272
+  _globals['_EXCHANGE']._serialized_end=1532
 # @@protoc_insertion_point(module_scope)

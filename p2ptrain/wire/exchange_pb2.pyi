@@ -24,7 +24,7 @@ class SwapMessage(_message.Message):
     def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., refuse: _Optional[_Union[Refuse, _Mapping]] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("exchange", "run", "model", "size", "chunk_size", "codec", "step", "seed", "have", "account", "statement")
+    __slots__ = ("exchange", "run", "model", "size", "chunk_size", "codec", "step", "seed", "have", "account", "statement", "round")
     EXCHANGE_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -36,6 +36,7 @@ class Open(_message.Message):
     HAVE_FIELD_NUMBER: _ClassVar[int]
     ACCOUNT_FIELD_NUMBER: _ClassVar[int]
     STATEMENT_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
     exchange: bytes
     run: str
     model: bytes
@@ -47,7 +48,8 @@ class Open(_message.Message):
     have: int
     account: bytes
     statement: Statement
-    def __init__(self, exchange: _Optional[bytes] = ..., run: _Optional[str] = ..., model: _Optional[bytes] = ..., size: _Optional[int] = ..., chunk_size: _Optional[int] = ..., codec: _Optional[str] = ..., step: _Optional[int] = ..., seed: _Optional[int] = ..., have: _Optional[int] = ..., account: _Optional[bytes] = ..., statement: _Optional[_Union[Statement, _Mapping]] = ...) -> None: ...
+    round: int
+    def __init__(self, exchange: _Optional[bytes] = ..., run: _Optional[str] = ..., model: _Optional[bytes] = ..., size: _Optional[int] = ..., chunk_size: _Optional[int] = ..., codec: _Optional[str] = ..., step: _Optional[int] = ..., seed: _Optional[int] = ..., have: _Optional[int] = ..., account: _Optional[bytes] = ..., statement: _Optional[_Union[Statement, _Mapping]] = ..., round: _Optional[int] = ...) -> None: ...
 
 class Statement(_message.Message):
     __slots__ = ("key", "number", "digest", "signature")

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ep2ptrain/wire/membership.proto\x12\x0bp2ptrain.v1\"\xab\x01\n\nPeerRecord\x12\x12\n\npublic_key\x18\x01 \x01(\x0c\x12\r\n\x05swarm\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0c\n\x04slot\x18\x04 \x01(\r\x12\x11\n\taddresses\x18\x05 \x03(\t\x12\x0b\n\x03\x64ht\x18\x06 \x03(\t\x12\x13\n\x0b\x63\x65rtificate\x18\x07 \x01(\x0c\x12\x10\n\x08sequence\x18\x08 \x01(\x04\x12\x17\n\x0f\x65xpires_unix_ms\x18\t \x01(\x04\"E\n\x0cSignedRecord\x12\x0e\n\x06record\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x12\n\nmembership\x18\x03 \x01(\x0c\"\x89\x02\n\x04\x42\x65\x61t\x12)\n\x06record\x18\x01 \x01(\x0b\x32\x19.p2ptrain.v1.SignedRecord\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.p2ptrain.v1.Beat.State\x12\x0c\n\x04step\x18\x03 \x01(\x04\x12\x0c\n\x04view\x18\x04 \x01(\x0c\x12\x13\n\x0bnow_unix_ms\x18\x05 \x01(\x04\"}\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTATE_STARTING\x10\x01\x12\x12\n\x0eSTATE_TRAINING\x10\x02\x12\x12\n\x0eSTATE_FINISHED\x10\x03\x12\x11\n\rSTATE_LEAVING\x10\x04\x12\x0e\n\nSTATE_DONE\x10\x05\"\x1d\n\x0cPeersRequest\x12\r\n\x05known\x18\x01 \x03(\x0c\"8\n\nPeersReply\x12*\n\x07records\x18\x01 \x03(\x0b\x32\x19.p2ptrain.v1.SignedRecord\"\x11\n\x0f\x44\x65scribeRequest\"\x1d\n\x0b\x44\x65scription\x12\x0e\n\x06\x63onfig\x18\x01 \x01(\t2\xc0\x01\n\nMembership\x12\x31\n\tHeartbeat\x12\x11.p2ptrain.v1.Beat\x1a\x11.p2ptrain.v1.Beat\x12;\n\x05Peers\x12\x19.p2ptrain.v1.PeersRequest\x1a\x17.p2ptrain.v1.PeersReply\x12\x42\n\x08\x44\x65scribe\x12\x1c.p2ptrain.v1.DescribeRequest\x1a\x18.p2ptrain.v1.Descriptionb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ep2ptrain/wire/membership.proto\x12\x0bp2ptrain.v1\"\xab\x01\n\nPeerRecord\x12\x12\n\npublic_key\x18\x01 \x01(\x0c\x12\r\n\x05swarm\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0c\n\x04slot\x18\x04 \x01(\r\x12\x11\n\taddresses\x18\x05 \x03(\t\x12\x0b\n\x03\x64ht\x18\x06 \x03(\t\x12\x13\n\x0b\x63\x65rtificate\x18\x07 \x01(\x0c\x12\x10\n\x08sequence\x18\x08 \x01(\x04\x12\x17\n\x0f\x65xpires_unix_ms\x18\t \x01(\x04\"E\n\x0cSignedRecord\x12\x0e\n\x06record\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x12\n\nmembership\x18\x03 \x01(\x0c\"\x98\x02\n\x04\x42\x65\x61t\x12)\n\x06record\x18\x01 \x01(\x0b\x32\x19.p2ptrain.v1.SignedRecord\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.p2ptrain.v1.Beat.State\x12\x0c\n\x04step\x18\x03 \x01(\x04\x12\x0c\n\x04view\x18\x04 \x01(\x0c\x12\x13\n\x0bnow_unix_ms\x18\x05 \x01(\x04\x12\r\n\x05\x65poch\x18\x06 \x01(\r\"}\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTATE_STARTING\x10\x01\x12\x12\n\x0eSTATE_TRAINING\x10\x02\x12\x12\n\x0eSTATE_FINISHED\x10\x03\x12\x11\n\rSTATE_LEAVING\x10\x04\x12\x0e\n\nSTATE_DONE\x10\x05\"\x1d\n\x0cPeersRequest\x12\r\n\x05known\x18\x01 \x03(\x0c\"8\n\nPeersReply\x12*\n\x07records\x18\x01 \x03(\x0b\x32\x19.p2ptrain.v1.SignedRecord\"\x11\n\x0f\x44\x65scribeRequest\"\x1d\n\x0b\x44\x65scription\x12\x0e\n\x06\x63onfig\x18\x01 \x01(\t2\xc0\x01\n\nMembership\x12\x31\n\tHeartbeat\x12\x11.p2ptrain.v1.Beat\x1a\x11.p2ptrain.v1.Beat\x12;\n\x05Peers\x12\x19.p2ptrain.v1.PeersRequest\x1a\x17.p2ptrain.v1.PeersReply\x12\x42\n\x08\x44\x65scribe\x12\x1c.p2ptrain.v1.DescribeRequest\x1a\x18.p2ptrain.v1.Descriptionb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,17 +36,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SIGNEDRECORD']._serialized_start=221
   _globals['_SIGNEDRECORD']._serialized_end=290
   _globals['_BEAT']._serialized_start=293
-  _globals['_BEAT']._serialized_end=558
-  _globals['_BEAT_STATE']._serialized_start=433
-  _globals['_BEAT_STATE']._serialized_end=558
-  _globals['_PEERSREQUEST']._serialized_start=560
-  _globals['_PEERSREQUEST']._serialized_end=589
-  _globals['_PEERSREPLY']._serialized_start=591
-  _globals['_PEERSREPLY']._serialized_end=647
-  _globals['_DESCRIBEREQUEST']._serialized_start=649
-  _globals['_DESCRIBEREQUEST']._serialized_end=666
-  _globals['_DESCRIPTION']._serialized_start=668
-  _globals['_DESCRIPTION']._serialized_end=697
-  _globals['_MEMBERSHIP']._serialized_start=700
-  _globals['_MEMBERSHIP']._serialized_end=892
+  _globals['_BEAT']._serialized_end=573
+  _globals['_BEAT_STATE']._serialized_start=448
+  _globals['_BEAT_STATE']._serialized_end=573
+  _globals['_PEERSREQUEST']._serialized_start=575
+  _globals['_PEERSREQUEST']._serialized_end=604
+  _globals['_PEERSREPLY']._serialized_start=606
+  _globals['_PEERSREPLY']._serialized_end=662
+  _globals['_DESCRIBEREQUEST']._serialized_start=664
+  _globals['_DESCRIBEREQUEST']._serialized_end=681
+  _globals['_DESCRIPTION']._serialized_start=683
+  _globals['_DESCRIPTION']._serialized_end=712
+  _globals['_MEMBERSHIP']._serialized_start=715
+  _globals['_MEMBERSHIP']._serialized_end=907
 # @@protoc_insertion_point(module_scope)

@@ -40,7 +40,7 @@ class SignedRecord(_message.Message):
     def __init__(self, record: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., membership: _Optional[bytes] = ...) -> None: ...
 
 class Beat(_message.Message):
-    __slots__ = ("record", "state", "step", "view", "now_unix_ms")
+    __slots__ = ("record", "state", "step", "view", "now_unix_ms", "epoch")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[Beat.State]
@@ -60,12 +60,14 @@ class Beat(_message.Message):
     STEP_FIELD_NUMBER: _ClassVar[int]
     VIEW_FIELD_NUMBER: _ClassVar[int]
     NOW_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
     record: SignedRecord
     state: Beat.State
     step: int
     view: bytes
     now_unix_ms: int
-    def __init__(self, record: _Optional[_Union[SignedRecord, _Mapping]] = ..., state: _Optional[_Union[Beat.State, str]] = ..., step: _Optional[int] = ..., view: _Optional[bytes] = ..., now_unix_ms: _Optional[int] = ...) -> None: ...
+    epoch: int
+    def __init__(self, record: _Optional[_Union[SignedRecord, _Mapping]] = ..., state: _Optional[_Union[Beat.State, str]] = ..., step: _Optional[int] = ..., view: _Optional[bytes] = ..., now_unix_ms: _Optional[int] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class PeersRequest(_message.Message):
     __slots__ = ("known",)

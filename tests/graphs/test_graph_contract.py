@@ -152,6 +152,40 @@ def test_what_cannot_be_is_refused_in_one_plain_line(name: str, options: dict[st
     assert "\n" not in str(refusal.value)
 
 
+def test_a_schedule_is_further_graphs_on_the_same_vertices() -> None:
+    square = [[0, 2], [2, 1], [1, 3], [3, 0]]
+    schedule = [{"at": 0.25, "kind": "star"}, {"at": 0.5, "kind": "edges", "edges": square}]
+    graph = graphs.parse({"kind": "ring", "n": 4, "schedule": schedule})
+    assert [epoch.name for epoch in graph.epochs] == ["ring", "star", "edges"]
+    assert graph.epochs[1] == graphs.make("star", n=4)
+    assert graph.epochs[2].neighbours(0) == [2, 3]
+    assert [graph.epoch_at(progress) for progress in (0, 0.24, 0.25, 0.49, 0.5, 1)] == [0, 0, 1, 1, 2, 2]
+    assert graphs.parse(graph.model_dump(mode="json")) == graph
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"kind": "star"}, r"schedule\.1\.at: Field required"),
+        ({"at": 0, "kind": "star"}, r"schedule\.1\.at: .*greater than 0"),
+        ({"at": 1, "kind": "star"}, r"schedule\.1\.at: .*less than 1"),
+        ({"at": 0.25, "kind": "star"}, r"schedule\.1\.at: 0\.25 is no later than 0\.25"),
+        ({"at": 0.1, "kind": "star"}, r"schedule\.1\.at: 0\.1 is no later than 0\.25"),
+        ({"at": 0.5}, r"schedule\.1: says not which graph"),
+        ({"at": 0.5, "kind": 5}, r"schedule\.1: .* is no graph"),
+        ({"at": 0.5, "kind": "wheel"}, r"schedule\.1: unknown graph 'wheel'"),
+        ({"at": 0.5, "kind": "ring", "n": 5}, r"schedule\.1: 5 vertices, and the first graph has 4"),
+        ({"at": 0.5, "kind": "edges", "edges": [[0, 1], [2, 3]]}, r"schedule\.1: .*the graph is not connected"),
+        ({"at": 0.5, "kind": "ring", "radius": 1}, r"schedule\.1: .*radius: Extra inputs"),
+        ({"at": 0.5, "kind": "ring", "schedule": []}, r"schedule\.1: a graph of a schedule has none of its own"),
+    ],
+)
+def test_schedules_that_cannot_be(change: dict[str, object], reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason) as refusal:
+        graphs.make("ring", n=4, schedule=[{"at": 0.25, "kind": "star"}, change])
+    assert "\n" not in str(refusal.value)
+
+
 @st.composite
 def connected_edges(draw: st.DrawFn) -> list[tuple[int, int]]:
     """A random tree and some more, in any order, either way round."""

@@ -133,6 +133,12 @@ def test_the_graph_is_drawn_with_what_it_is_worth() -> None:
     assert "   0  node-0  h100     eu    1      1, 3" in text
 
 
+def test_a_graph_that_changes_has_a_line_for_each_epoch() -> None:
+    text = explain.topology(topology(graph={"kind": "ring", "n": 4, "schedule": [{"at": 0.25, "kind": "complete"}]}))
+    assert "graph       ring(n=4), 4 edges, degree 2" in text
+    assert "from 25 %   complete(n=4), 6 edges, degree 3, diameter 1, spectral gap 1.000, chi1 0.250" in text
+
+
 def test_what_each_node_sends() -> None:
     run = {"task": "digits", "steps": 1000, "strategy": {"name": "gossip", "rate": 0.1, "final_rate": 0.3}}
     text = explain.topology(topology(run=run))

@@ -66,6 +66,37 @@ def test_an_exchange_that_counted_on_one_side_only_is_found_at_the_next_and_undo
     assert float(held(one, other).norm()) < 1e-12
 
 
+OTHERS = constants(2.0, 0.1, chi1=0.2, chi2=0.1)
+
+
+def test_constants_that_change_during_an_exchange_are_for_the_next_one() -> None:
+    one, other = cell(1), cell(2)
+    leases = one.lease("b"), other.lease("a")
+    one.agree(leases[0], other.account("a"))
+    other.agree(leases[1], one.account("b"))
+    for lease, sign in zip(leases, (1, -1), strict=True):
+        lease.out.copy_(lease.base).add_(torch.ones(DIM), alpha=sign)
+    one.commit(leases[0], bytes(16))
+    other.constants = OTHERS
+    other.commit(leases[1], bytes(16))
+    assert float(held(one).norm()) > 0.1
+    assert float(held(one, other).norm()) < 1e-11
+    with pytest.raises(PeerBusy):
+        exchange(one, other, number=2)
+
+
+def test_a_doubt_that_is_settled_with_other_constants_is_found_at_the_next_exchange() -> None:
+    one, other = cell(1), cell(2)
+    exchange(one, other, both=False)
+    one.constants = other.constants = OTHERS
+    late = other.lease("a")
+    late.out.copy_(late.base).add_(torch.ones(DIM))
+    other.commit(late, bytes([1]) * 16)
+    assert float(held(one, other).norm()) > 0.1
+    exchange(one, other, number=2)
+    assert float(held(one, other).norm()) < 1e-11
+
+
 def test_without_one_of_three_the_rest_sums_to_zero_at_once() -> None:
     one, other, third = cell(1), cell(2), cell(3)
     for number in range(1, 20):

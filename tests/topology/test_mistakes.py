@@ -91,6 +91,11 @@ def test_a_fault_that_cannot_be(tmp_path: Path, fault: str, expected: str) -> No
     [
         ("{kind: ring, n: 4}", "{kind: ring, n: 5}", "3: graph: graph has 5 vertices for 4 nodes"),
         ("{kind: ring, n: 4}", "{kind: edges, edges: [[0, 1], [2, 3]]}", "3: graph: graph 'edges': the graph is not"),
+        (
+            "{kind: ring, n: 4}",
+            "{kind: ring, n: 4, schedule: [{at: 0.5, kind: star}, {at: 0.4, kind: ring}]}",
+            "3: graph: graph 'ring': schedule.1.at: 0.4 is no later than 0.5",
+        ),
         ("{kind: ring, n: 4}", "{kind: rink, n: 4}", "3: graph: unknown graph 'rink'; choose one of"),
         ("{count: 2, site: eu}", "{count: 2, site: eu, name: x}\n  - {name: x-1}", "4: nodes: two nodes are named x-1"),
         (

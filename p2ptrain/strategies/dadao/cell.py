@@ -31,7 +31,7 @@ class Account:
     moved: Tensor
     """(d,) float64: added to the own z + 2 z~."""
     last: bytes
-    """Id of the last exchange that counted."""
+    """16 bytes that stand for the last exchange that counted, and for how much it counted."""
 
 
 class Cell:
@@ -40,7 +40,7 @@ class Cell:
     def __init__(self, replica: Replica) -> None:
         self.size = replica.size
         self.constants = NONE
-        """May change as long as both ends of each exchange have the same."""
+        """May change at any time; an exchange goes by those that both ends had when it began."""
         self.fingerprint = hashlib.sha256(b"dadao" + replica.fingerprint).digest()
         self.state: State | None = None
         self.written_off: Callable[[str], None] = lambda peer: None
@@ -50,6 +50,8 @@ class Cell:
         """Of those that count."""
         self._zero, self._own, self._out = torch.zeros(self.size), torch.empty(self.size), torch.empty(self.size)
         self._lease: Lease | None = None
+        self._agreed = NONE
+        """What the exchange that holds the lease goes by."""
         self._clock: Clock = ByExchange(0.0)
 
     def begin(self, x: Tensor, constants: Constants, clock: Clock) -> None:
@@ -88,19 +90,20 @@ class Cell:
     def account(self, peer: str) -> bytes:
         """Which exchange was the last, and with which constants the next one must be."""
         known = self.accounts.get(peer)
-        return (known.last if known else bytes(16)) + self._digest()
+        return (known.last if known else bytes(16)) + _digest(self.constants)
 
     def lease(self, peer: str = "") -> Lease:
         if self.state is None or self._lease is not None:
             raise PeerBusy
         self._own.copy_(message(self._flowed(is_exchange=True)))
-        self._lease = Lease(self._own, self._out, base=self._zero, peer=peer)
+        self._lease, self._agreed = Lease(self._own, self._out, base=self._zero, peer=peer), self.constants
         return self._lease
 
     def agree(self, lease: Lease, account: bytes) -> None:
         mine = self.account(lease.peer)
         if account[16:] != mine[16:]:
-            raise PeerBusy  # until both have compared what they know of all nodes' losses
+            raise PeerBusy  # until both have compared what they know of all nodes' losses, or go by the same graph
+        self._agreed = self.constants
         if account != mine:
             lease.own.add_(self._write_off(lease.peer))
             self.written_off(lease.peer)
@@ -109,12 +112,13 @@ class Cell:
         if lease is not self._lease or self.state is None:
             return  # begun again meanwhile: the peer will find that the accounts do not agree
         self._lease = None
-        difference, constants = -2 * lease.out.double(), self.constants
+        difference, constants = -2 * lease.out.double(), self._agreed
         self.state = jump(self._flowed(is_exchange=True), difference, torch.zeros_like(difference), constants)
         self._clock.tick(is_exchange=True)
         account = self.accounts.setdefault(lease.peer, Account(torch.zeros_like(difference), b""))
         account.moved.sub_((constants.beta + 2 * constants.beta_tilde) * difference)
-        account.last = exchange
+        # A doubt may be settled once the constants have changed, and the accounts are no longer opposite then.
+        account.last = hashlib.sha256(exchange + _digest(constants)).digest()[:16]
         self.exchanged.tell()
 
     def release(self, lease: Lease) -> None:
@@ -136,5 +140,6 @@ class Cell:
         assert self.state is not None
         return flow(self.state, self._clock.ahead(is_exchange), self.constants)
 
-    def _digest(self) -> bytes:
-        return hashlib.sha256(repr(self.constants).encode()).digest()[:16]
+
+def _digest(constants: Constants) -> bytes:
+    return hashlib.sha256(repr(constants).encode()).digest()[:16]

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -88,44 +89,47 @@ class _Run:
     """One node's run."""
 
     def __init__(self, strategy: Dadao, node: "Node") -> None:
-        graph, cell = node.graph, node.exchanger.shared
-        assert graph is not None
+        cell = node.exchanger.shared
         assert isinstance(cell, Cell)
-        self.strategy, self.node, self.graph, self.cell = strategy, node, graph, cell
+        self.strategy, self.node, self.cell = strategy, node, cell
         self.agreement = Agreement(node.transport, self._take_constants)
-        self.rates = np.empty(0)
-        """(m,): exchanges of each edge per unit of time."""
-        self.own: dict[int, float] = {}
-        """By slot at the other end, those of the edges that are this node's to see to."""
-        self.chi1 = self.chi2 = 0.0
         self.clock: Clock = ByExchange(0.0)
         self._news = asyncio.Event()
         cell.written_off = self._note_write_off
 
     async def begin(self) -> None:
         node, strategy = self.node, self.strategy
-        await node.compute.aside(self._find_rates)  # of a large graph, the optimal ones take seconds
+        self.epoch = await self._find_epoch()
         found = await node.compute.run(node.trainer.curvature)
         self.agreement.begin(Bounds(strategy.smoothness or found[0], strategy.convexity or found[1]))
         constants = self._constants()
         now = asyncio.get_running_loop().time
         self.clock = ByWall(strategy.unit, now, now())
         if strategy.clock == "exchange":
-            self.clock = ByExchange(exchange_gaps(self.graph, self.rates)[node.slot])
+            self.clock = ByExchange(self.epoch.gap)
         self.cell.begin(node.trainer.replica.snapshot(), constants, self.clock)
 
-    def _find_rates(self) -> None:
-        self.rates = edge_rates(self.graph, self.strategy.rates, self.strategy.margin)
-        self.chi1, self.chi2 = self.graph.chi1(self.rates), self.graph.chi2(self.rates)
-        edges = zip(self.graph.edges, self.rates, strict=True)
-        self.own = {j: float(rate) for (i, j), rate in edges if i == self.node.slot and rate > 0}
+    async def _find_epoch(self) -> "_Epoch":
+        strategy, graph, slot = self.strategy, self.node.graph, self.node.slot
+        assert graph is not None
+        # Optimal rates of a large graph take seconds.
+        return await self.node.compute.aside(lambda: _epoch(graph, strategy.rates, strategy.margin, slot))
+
+    async def _follow(self) -> None:
+        """A new graph, a new epoch: other rates, and so other constants. Until both ends of an edge have them, each
+        refuses the other's exchanges. What an edge that is gone has moved goes back, as from a peer that has left: if
+        the two ends did not agree on it, no further exchange would show it."""
+        while self.epoch.graph is not self.node.graph:
+            self.epoch = await self._find_epoch()
+            if isinstance(self.clock, ByExchange):
+                self.clock.gap = self.epoch.gap
+            self._take_constants()
 
     async def take_gradients(self) -> None:
-        """At the ticks of a Poisson clock, until all are through: who stopped at its own end would leave the others
-        with one node's share of the problem missing."""
+        """At the ticks of a Poisson clock, until all are through."""
         node, cell, ticks = self.node, self.cell, _Ticks(self.node.rng("gradients"), self.strategy.unit)
         first, num = 0.0, 0
-        while not node.draining and (not node.finished or node.others_train()):
+        while node.goes_on():
             await ticks.next(1.0)
             num += 1
             await self._time_for(num)
@@ -137,8 +141,6 @@ class _Run:
                 self._raise_smoothness()
             else:
                 cell.gradient(at, gradient)
-            if node.finished:
-                node.finish()
 
     async def _time_for(self, num_gradients: int) -> None:
         """Returns when exchanges have made time for so many gradients, or nobody is there to exchange with."""
@@ -150,8 +152,9 @@ class _Run:
         node, rng = self.node, self.node.rng("exchanges")
         ticks = _Ticks(node.rng("edges"), self.strategy.unit)
         while True:
+            await self._follow()
             due = self._due()
-            self.cell.keep([member.peer for member in node.membership.view()])
+            self.cell.keep([member.peer for member in node.membership.view() if member.slot in self.epoch.neighbours])
             if not due:
                 await within(1.0, node.membership.changed())
                 continue
@@ -161,7 +164,7 @@ class _Run:
     async def _swap(self, peer: PeerId, rng: random.Random) -> None:
         """Waits until both are free: an exchange that was skipped would make the graph another one."""
         with suppress(PeerError):  # counted and logged where it failed
-            while peer in self.node.peers():
+            while peer in self.node.peers() and self.epoch.graph is self.node.graph:
                 with suppress(PeerBusy):
                     await self.node.swap(peer)
                     return
@@ -180,11 +183,11 @@ class _Run:
         """Exchanges per unit of time with each peer that is here and whose edge is this node's to see to."""
         here = set(self.node.peers())
         slots = {member.slot: member.peer for member in self.node.neighbours() if member.peer in here}
-        return {slots[j]: rate for j, rate in self.own.items() if j in slots}
+        return {slots[j]: rate for j, rate in self.epoch.own.items() if j in slots}
 
     def _constants(self) -> maths.Constants:
         assert self.agreement.bounds is not None
-        return maths.constants(*self.agreement.bounds, self.chi1, self.chi2)
+        return maths.constants(*self.agreement.bounds, self.epoch.chi1, self.epoch.chi2)
 
     def _take_constants(self) -> None:
         self.cell.constants = self._constants()
@@ -213,6 +216,34 @@ class _Ticks:
         now = asyncio.get_running_loop().time()
         self._due = max(self._due, now - MAX_BACKLOG * self._unit_s) + self._unit_s * self._rng.expovariate(rate)
         await asyncio.sleep(max(0.0, self._due - now))
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    """What one node needs to know of a graph and of how often its edges exchange."""
+
+    graph: Graph
+    chi1: float
+    chi2: float
+    gap: float
+    """Between this node's exchanges, in units of time."""
+    neighbours: frozenset[int]
+    """Slots."""
+    own: dict[int, float]
+    """By slot at the other end: exchanges per unit of time, on the edges that are this node's to see to."""
+
+
+def _epoch(graph: Graph, kind: Literal["uniform", "optimal"], margin: float | None, slot: int) -> _Epoch:
+    rates = edge_rates(graph, kind, margin)
+    edges = zip(graph.edges, rates, strict=True)
+    return _Epoch(
+        graph=graph,
+        chi1=graph.chi1(rates),
+        chi2=graph.chi2(rates),
+        gap=exchange_gaps(graph, rates)[slot],
+        neighbours=frozenset(graph.neighbours(slot)),
+        own={j: float(rate) for (i, j), rate in edges if i == slot and rate > 0},
+    )
 
 
 def edge_rates(graph: Graph, kind: Literal["uniform", "optimal"], margin: float | None) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from p2ptrain.strategies import Strategy, register
-from p2ptrain.training.replica import Replica, Shared
+from p2ptrain.training.replica import NotSwapped, Replica, Shared
 
 if TYPE_CHECKING:
     from p2ptrain.node import Node
@@ -48,8 +48,6 @@ class Spsa(Strategy):
     """A byte that comes so many rounds late counts no more."""
 
     def shared(self, replica: Replica) -> Shared:
-        from p2ptrain.strategies.spsa.working import NotSwapped
-
         return NotSwapped(replica)
 
     def serve(self, node: "Node") -> "Part":

@@ -5,12 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from p2ptrain.errors import PeerBusy
 from p2ptrain.strategies.spsa.lattice import Lattice
 from p2ptrain.strategies.spsa.noise import Evaluation
 from p2ptrain.strategies.spsa.replica import slope
 from p2ptrain.strategies.spsa.selection import Selection
-from p2ptrain.training.replica import Lease, Replica
 from p2ptrain.training.tasks import Batch
 from p2ptrain.training.trainer import DivergedError, Trainer
 
@@ -67,26 +65,3 @@ class Working:
     def _show(self, weights: Tensor) -> None:
         if self._view is None:
             self._selection.scatter(weights, self._trainer.replica.flat)
-
-
-class NotSwapped:
-    """What a swap is shown of a replica that none may change: nobody gets hold of it."""
-
-    def __init__(self, replica: Replica) -> None:
-        self._replica = replica
-        self.size, self.fingerprint = replica.size, replica.fingerprint
-
-    def snapshot(self) -> Tensor:
-        return self._replica.snapshot()
-
-    def account(self, peer: str) -> bytes:
-        return b""
-
-    def lease(self, peer: str) -> Lease:
-        raise PeerBusy
-
-    def agree(self, lease: Lease, account: bytes) -> None: ...
-
-    def commit(self, lease: Lease, exchange: bytes) -> None: ...
-
-    def release(self, lease: Lease) -> None: ...
