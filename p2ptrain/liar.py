@@ -11,6 +11,9 @@ from torch import Tensor
 from p2ptrain.attacks import Attack, Scene
 from p2ptrain.ports import PeerId
 
+BELIEVED = 300.0
+"""A third of what others take for a replica of the same model (`gather.MAX_NORM_RATIO`): theirs may be shorter."""
+
 Spy = Callable[[PeerId], "Sight | None"]
 """What the liar sees of the swarm, for a recipient; None: nothing."""
 
@@ -59,8 +62,8 @@ class Liar:
             self._history.append(own.clone())
 
     def say(self, own: Tensor, peer: PeerId) -> Tensor:
-        """(d,) what to send to `peer`, by whom an honest node's `own` was to be heard. Always finite: what is not would
-        be refused unheard."""
+        """(d,) what to send to `peer`, by whom an honest node's `own` was to be heard. Finite, and no farther from
+        it than `BELIEVED` times its length: what is not would be refused unheard, and held against this node."""
         if self.attack.kind != "content":
             return own
         sight = self.spy(peer) or Sight(own.new_empty(0, len(own)))
@@ -72,4 +75,9 @@ class Liar:
             history=torch.stack(list(self._history)) if self._history else None,
         )
         lie = self.attack(own, sight.vectors.to(own), self.rng, to=sight.to, scene=scene)
-        return lie.nan_to_num_(nan=0.0, posinf=1e30, neginf=-1e30)
+        return _believed(lie.nan_to_num_(nan=0.0, posinf=1e15, neginf=-1e15), own)
+
+
+def _believed(lie: Tensor, own: Tensor) -> Tensor:
+    distance, limit = torch.dist(lie, own), BELIEVED * torch.linalg.vector_norm(own)
+    return lie if distance <= limit else own + (lie - own) * (limit / distance)
