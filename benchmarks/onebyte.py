@@ -4,16 +4,19 @@
 
 One thread. Times of applying are per parameter and byte; `x memcpy` is the time of one byte over that of copying the
 integer master once, in the same round. The log is that of 16 peers over 20 000 rounds, signed, on a real disk. An
-evaluation is both losses of one batch of digits, and what the master needs for it.
+evaluation is both losses of one batch of digits, and what the master needs for it. Memory is the peak of a process, or
+of torch's allocator on a GPU, above what it had before the model was made: for losses alone, for one-byte training of
+all and of the last two layers' parameters, and for plain training, all with batches of eight windows.
 """
 
+import multiprocessing
 import os
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,16 +25,19 @@ from benchmarks.common import arguments, measure, medians, ratio_to, table, writ
 from p2ptrain.network.identity import Identity
 from p2ptrain.strategies.spsa.batch import Batch, Run
 from p2ptrain.strategies.spsa.book import Book
-from p2ptrain.strategies.spsa.lattice import Lattice
+from p2ptrain.strategies.spsa.lattice import Lattice, Steps
 from p2ptrain.strategies.spsa.log import Log
 from p2ptrain.strategies.spsa.master import Master
 from p2ptrain.strategies.spsa.noise import Evaluation
 from p2ptrain.strategies.spsa.replica import Credentials, Replica
 from p2ptrain.strategies.spsa.rule import Rule, key_of
 from p2ptrain.strategies.spsa.selection import of_parameters
+from p2ptrain.strategies.spsa.working import Working
 from p2ptrain.training.folder import Folder
 from p2ptrain.training.replica import Replica as Flat
+from p2ptrain.training.tasks.charlm import CharLM
 from p2ptrain.training.tasks.digits import Digits
+from p2ptrain.training.trainer import Trainer
 
 REQUIRED_NS = 1.5
 LOG_BYTES_MAX = 2_000_000
@@ -45,6 +51,8 @@ def main() -> None:
     parser.set_defaults(repeats=5)
     parser.add_argument("--size", type=int, default=25_000_000, help="parameters (default 25 million)")
     parser.add_argument("--replay", type=int, default=256, help="bytes of the log that is replayed (default 256)")
+    parser.add_argument("--model", default="25M", help="size of the charlm whose memory is measured (default 25M)")
+    parser.add_argument("--device", default="cpu", help="where it is (default cpu)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = applying(options.size, options.replay, options.repeats)
@@ -58,13 +66,19 @@ def main() -> None:
     )
     evaluated = evaluating()
     table("Digits, batch of 32", list(evaluated), [tuple(evaluated.values())])
+    memory = remembering(options.model, options.device)
+    memory = remembering(options.model, options.device)
+    title = f"charlm {options.model} on {options.device}, each in a process of its own"
+    table(title, list(memory[0]), [tuple(row.values()) for row in memory])
     worst = max(row["ns"] for row in rows if row["required"])
     fine = worst <= REQUIRED_NS and logged["bytes on disk"] < LOG_BYTES_MAX
     print(
         f"apply and replay: at most {worst:.2f} ns per parameter and byte, required {REQUIRED_NS}; log "
         f"{logged['bytes on disk'] / 1e6:.2f} MB, required 2: {'ok' if fine else 'MISSED'}"
     )
-    write_json(options.json, {"size": options.size, "applying": rows, "log": logged, "digits": evaluated})
+    write_json(
+        options.json, {"size": options.size, "applying": rows, "log": logged, "digits": evaluated, "memory": memory}
+    )
 
 
 def applying(size: int, replayed: int, repeats: int) -> list[dict[str, Any]]:
@@ -168,6 +182,65 @@ def evaluating(num_rounds: int = 500) -> dict[str, Any]:
         "loss before": before,
         "loss after": loss_at(out),
     }
+
+
+def remembering(size: str, device: str) -> list[dict[str, Any]]:
+    """Each case in a process that has done nothing else."""
+    spawn = multiprocessing.get_context("spawn")
+    rows: list[dict[str, Any]] = []
+    for case in ("inference", "one byte, all", "one byte, last two layers", "AdamW"):
+        with spawn.Pool(1) as pool:
+            numbers, peak = pool.apply(peak_of, (case, size, device))
+        beyond = peak - rows[0]["peak bytes"] if rows else 0
+        rows.append(
+            {
+                "case": case,
+                "peak bytes": peak,
+                "x weights": peak / (4 * numbers),
+                "beyond inference, x weights": beyond / (4 * numbers),
+            }
+        )
+    return rows
+
+
+def peak_of(case: str, size: str, device: str) -> tuple[int, int]:
+    """Parameters, and the most bytes that anything took at once."""
+    torch.set_num_threads(1)
+    task = CharLM.model_validate({"size": size, "max_bytes": 1 << 20})
+    task.batch(np.arange(8), np.random.default_rng(0))
+    tiny = Lattice.of((1, 2), torch.zeros(8))  # compiles what all sizes use
+    tiny.subtract(Steps(np.array([[0, 0, 0]], np.uint32), np.array([5])))
+    tiny.weights(torch.empty(8))
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = resident("VmRSS")
+    trainer = Trainer(task, Flat(task.model(0), device), np.arange(64), seed=0, slot=0)
+    count = trainer.replica.num_parameters
+    if case == "AdamW":
+        for _ in range(2):
+            trainer.step()
+    elif case == "inference":
+        trainer.module.eval()
+        with torch.no_grad():
+            trainer.loss(trainer.batch(0))
+    else:
+        last = len(cast(Any, trainer.module).blocks) - 2
+        selection = of_parameters(trainer.module, "" if case.endswith("all") else rf"^blocks\.({last}|{last + 1})\.")
+        flat = trainer.replica.flat
+        working = Working(trainer, selection, flat)
+        lattice = Lattice.of((1, 2), selection.pick(flat))
+        working.begin(lattice)
+        for number in range(2):
+            working.measure(lattice, Evaluation(number, 0, 0), 1e-3, trainer.batch(number))
+            lattice.subtract(Steps(np.array([[number, 0, 0]], np.uint32), np.array([5])))
+    if torch.device(device).type == "cuda":
+        return count, torch.cuda.max_memory_allocated()
+    return count, resident("VmHWM") - before
+
+
+def resident(name: str) -> int:
+    """Bytes, from the kernel."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith(f"{name}:"))
 
 
 if __name__ == "__main__":

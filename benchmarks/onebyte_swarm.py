@@ -68,12 +68,13 @@ def main() -> None:
     cases = [("ring", 50.0, 1.0), ("ring", 50.0, 0.25), ("ring", 10.0, 1.0), ("regular", 50.0, 1.0)]
     wires = [asyncio.run(wire(kind, rate, relay_s, options.seconds)) for kind, rate, relay_s in cases]
     table(f"{PEERS} peers, gRPC and TLS, batches of a second", list(wires[0]), [tuple(row.values()) for row in wires])
-    learned = [learning(options.rounds, lr) for lr in (0.002, 0.004)]
+    learned = [learning(options.rounds, lr) for lr in (0.001, 0.002, 0.004)]
     table("Eight simulated nodes, digits", list(learned[0]), [tuple(row.values()) for row in learned])
     one_hash = all(row["hashes"] == 1 for row in learned)
-    fine = wires[0]["with headers"] <= WIRE_MAX and learned[0]["error of the drop"] <= DROP_MAX and one_hash
+    fine = wires[0]["with headers"] <= WIRE_MAX and one_hash
+    fine = fine and all(row["error of the drop"] <= DROP_MAX for row in learned)
     verdict = "ok" if fine else "MISSED"
-    print(f"{WIRE_MAX} bytes per evaluation at 50 a second, drop within {DROP_MAX} at the first rate: {verdict}")
+    print(f"{WIRE_MAX} bytes per evaluation at 50 a second, drop within {DROP_MAX}: {verdict}")
     write_json(options.json, {"wire": wires, "learning": learned})
 
 
@@ -102,6 +103,7 @@ class Host:
         self.transport = GrpcTransport(self.me, self.credentials, lambda caller, error: None)
         self.address = self.transport.bind("127.0.0.1:0")
         self.membership = self.compute = self
+        self.channel = None
         self.emit = self.events.append
         identity, disk = RULE.identify("benchmark", b"", b""), Folder(self.folder)
         roster = Roster(disk)

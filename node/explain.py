@@ -31,7 +31,7 @@ def topology(file: Topology) -> str:
 
 def _headline(file: Topology) -> list[str]:
     run = file.run
-    model = run.task.model(run.seed)
+    model = run.task.start(run.seed)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     speeds = devices.relative_speeds([group.device for _, group in file.members()])
     data = f"{run.data.split}, alpha {run.data.alpha:g}" if run.data.split == "dirichlet" else run.data.split

@@ -18,7 +18,7 @@ from p2ptrain.network.identity import Identity
 from p2ptrain.network.multiaddrs import split_bootstrap
 from p2ptrain.network.tls import Credentials
 from p2ptrain.network.transport import Cleartext, GrpcTransport
-from p2ptrain.ports import PeerId, Sink
+from p2ptrain.ports import Channel, PeerId, Sink
 from p2ptrain.telemetry.events import Rejected
 from p2ptrain.training.compute import ThreadCompute, give_way
 from p2ptrain.training.folder import Folder
@@ -78,7 +78,8 @@ async def set_up(file: NodeFile, sink: Sink, stack: AsyncExitStack, orders: Orde
     transport = GrpcTransport(identity.peer, credentials or Cleartext(), turned_away, config.proxy)
     address = transport.bind(config.listen)
     stack.push_async_callback(transport.close)
-    hosts, multiaddrs = split_bootstrap(config.bootstrap)
+    calls = config.carrier != "mqtt"
+    hosts, multiaddrs = split_bootstrap(config.bootstrap) if calls else ([], [])
     return Machine(
         peer=identity.peer,
         public_key=identity.public_key,
@@ -87,7 +88,8 @@ async def set_up(file: NodeFile, sink: Sink, stack: AsyncExitStack, orders: Orde
         addresses=config.announce or (address,),
         bootstrap=tuple(hosts),
         transport=transport,
-        directory=await _start_directory(file.name, config, multiaddrs, sink, stack),
+        directory=await _start_directory(file.name, config, multiaddrs, sink, stack) if calls else None,
+        channel=_channel(file, identity.peer, sink),
         compute=compute,
         home=Folder(config.home),
         checkpoints=TearableFolder(config.home / "checkpoints", orders),
@@ -95,6 +97,15 @@ async def set_up(file: NodeFile, sink: Sink, stack: AsyncExitStack, orders: Orde
         emit=sink.emit,
         life=os.urandom(8).hex(),
     )
+
+
+def _channel(file: NodeFile, peer: PeerId, sink: Sink) -> Channel | None:
+    if file.node.carrier == "grpc" or file.node.mqtt is None:
+        return None
+    from p2ptrain.network.channel import MqttChannel  # brings aiomqtt, which most nodes do without
+    from p2ptrain.telemetry.mqtt_broker import Broker
+
+    return MqttChannel(Broker.parse(file.node.mqtt), file.name, peer, sink.emit)
 
 
 class TearableFolder(Folder):

@@ -70,11 +70,12 @@ def node_files(topology: Topology, out: Path) -> dict[str, NodeFile]:
     run = topology.run.model_copy(update={"data": topology.run.data.model_copy(update={"shards": shards})})
     files = {}
     for slot, (name, group) in enumerate(members):
-        bootstrap = [*shared.get("bootstrap", ()), *([addresses[0]] if slot else [])]
+        door = [addresses[topology.door]] if topology.door not in (None, slot) else []
+        bootstrap = [*shared.get("bootstrap", ()), *door] if topology.carrier(group) != "mqtt" else []
         own = {
             "name": name, "slot": slot, "home": out.absolute() / name, "listen": addresses[slot],
             "bootstrap": bootstrap, "profile": group.device, "speed": speeds[slot], "attack": group.attack,
-            "step": shared.get("step", 0.0) / speeds[slot],
+            "step": shared.get("step", 0.0) / speeds[slot], "carrier": topology.carrier(group),
         }  # fmt: skip
         settings = {"name": topology.name, "run": run, "graph": topology.graph, "node": {**shared, **own}}
         files[name] = NodeFile.model_validate(settings)

@@ -141,6 +141,9 @@ class NodeConfig(Strict):
     """Seconds between checkpoints."""
     attack: AnAttack | None = None
     """What this node does instead of what it should: for trying out how much of that a swarm bears."""
+    carrier: Literal["grpc", "mqtt", "both"] = "grpc"
+    """How a method that can choose (`spsa`) reaches others: by calls, over the broker of `mqtt`, or both, as a bridge.
+    With `mqtt` the node calls nobody."""
     mqtt: Annotated[str, AfterValidator(_check_broker)] | None = None
     """A broker to publish events at, `mqtt://user:password@host:port`. The password may come from the environment
     variable P2PTRAIN_MQTT_PASSWORD instead."""
@@ -156,6 +159,8 @@ class NodeFile(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> "NodeFile":
+        if reason := lacks_broker(self.run, self.node.carrier, self.node.mqtt):
+            raise Misplaced(("node", "carrier"), reason)
         if reason := lacks_graph(self.run, self.graph):
             raise Misplaced(("run", "strategy"), reason)
         if self.graph is not None and self.graph.schedule and self.run.steps is None and self.run.seconds is None:
@@ -168,6 +173,15 @@ def lacks_graph(run: RunConfig, graph: graphs.Graph | None) -> str | None:
     if run.strategy.needs_graph and graph is None:
         return f"{run.strategy.name} needs a graph, such as `graph: {{kind: ring, n: 8}}` beside `run`"
     return None
+
+
+def lacks_broker(run: RunConfig, carrier: str, mqtt: str | None) -> str | None:
+    """What to say to a node that cannot speak over a broker, and is to."""
+    if carrier == "grpc":
+        return None
+    if not run.strategy.speaks_over_channel:
+        return f"{run.strategy.name} needs calls between peers; only spsa can do with a broker"
+    return None if mqtt else "needs a broker: give node.mqtt, such as mqtt://broker:1883"
 
 
 M = TypeVar("M", bound=BaseModel)

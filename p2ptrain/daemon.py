@@ -21,7 +21,7 @@ from p2ptrain.exchange import Exchanger
 from p2ptrain.gather import Gatherer
 from p2ptrain.liar import Liar, Sight, see
 from p2ptrain.node import Node
-from p2ptrain.ports import Compute, Directory, Disk, PeerId, Transport
+from p2ptrain.ports import Channel, Compute, Directory, Disk, PeerId, Transport
 from p2ptrain.reputation import Reputation
 from p2ptrain.statements import Author
 from p2ptrain.swarm import describe
@@ -79,6 +79,8 @@ class Machine:
     spy: Callable[[], tuple[dict[PeerId, Tensor], int]] | None = None
     """For a liar that knows everything: what all honest nodes would say, in order of slots, and how many liars there
     are. Otherwise it knows what it is shown."""
+    channel: Channel | None = None
+    """What reaches others without a call, for methods that can do with it."""
     members: Members | None = None
     """Who tells the node of others, where that is not `Membership` over `transport` and `directory`."""
 
@@ -131,6 +133,7 @@ class Daemon:
             transport=machine.transport, membership=self.membership, compute=machine.compute, trainer=trainer,
             exchanger=self.exchanger, gatherer=self.gatherer, state_server=self.state_server, emit=self.emit,
             home=machine.home, public_key=machine.public_key, sign=machine.sign, reputation=self.reputation,
+            channel=machine.channel,
         )  # fmt: skip
         self.node.service = run.strategy.serve(self.node)
 
@@ -213,7 +216,8 @@ class Daemon:
         if self._orphan:  # what it has is all that there is: newcomers need not wait until it can take a step
             self.membership.set_state(State.TRAINING, self.node.step)
         # Imports for seconds: not on the compute thread, which has more of the CPU than heartbeats have.
-        await self.machine.compute.aside(lambda: self.trainer.optimizer)
+        if self.run_config.strategy.uses_optimizer:
+            await self.machine.compute.aside(lambda: self.trainer.optimizer)
         self.node.begin()
         self.membership.set_state(State.TRAINING, self.node.step)
         await self.node.evaluate()
@@ -231,10 +235,12 @@ class Daemon:
         """The swarm's weights if it has any: a newcomer must not drag it back to a random start."""
         self._orphan, wait_s = True, 0.5
         while self._orphan and (donors := await self._look_around()):
-            self._orphan = not await self._fetch(donors)
+            self._orphan = not (self.run_config.strategy.brings_weights or await self._fetch(donors))
             if self._orphan:
                 await asyncio.sleep(wait_s)
                 wait_s = min(2 * wait_s, 10.0)
+        if self.run_config.strategy.brings_weights:
+            self._orphan = False
         if not self.membership.alone:
             await self._warm()
         self._has_weights = True
@@ -356,7 +362,7 @@ def build_trainer(file: NodeFile, machine: Machine) -> Trainer:
     run, config = file.run, file.node
     shards = run.data.shards or (file.graph.num_nodes if file.graph else 1)
     own = examples(run.task.labels(), run.data, shards, config.slot, run.seed)
-    replica = Replica(run.task.model(run.seed), devices.pick(config.device))
+    replica = Replica(run.task.start(run.seed), devices.pick(config.device))
     recipe = run.strategy.model_copy(update={"precision": config.precision})
     trainer = Trainer(run.task, replica, own, recipe, seed=run.seed, slot=config.slot)
     if config.attack is not None and config.attack.kind == "data":

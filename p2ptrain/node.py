@@ -26,7 +26,7 @@ from p2ptrain.errors import PeerBusy, PeerError, TooFewError
 from p2ptrain.exchange import Exchanger
 from p2ptrain.gather import Gatherer
 from p2ptrain.graphs import Graph
-from p2ptrain.ports import Compute, Disk, PeerId, Transport
+from p2ptrain.ports import Channel, Compute, Disk, PeerId, Transport
 from p2ptrain.reputation import Reputation
 from p2ptrain.rounds import NONE, Rounds
 from p2ptrain.seeds import python_random
@@ -74,6 +74,8 @@ class Node:
     sign: Callable[[bytes], bytes]
     """With the private half of that key."""
     reputation: Reputation
+    channel: Channel | None = None
+    """Where all hear all, if this node has such a thing."""
     service: Any = None
     """What the strategy's `serve` made."""
     draining: bool = False

@@ -2,6 +2,7 @@
 
 port        real                                        simulated
 Transport   grpc.aio over TLS (network.transport)       in-memory links (simulation.links)
+Channel     MQTT (network.channel)                      a list of ears (simulation.ether)
 Directory   hivemind's DHT (network.dht)                the world's table, delayed and stale
 Compute     one worker thread (training.compute)        inline, charged in virtual seconds
 Disk        a folder (training.folder)                  a table that a crash tears (simulation.disk)
@@ -20,6 +21,8 @@ PeerId = NewType("PeerId", str)
 """32 hex digits: the first 16 bytes of the SHA-256 of a node's Ed25519 public key."""
 
 T = TypeVar("T")
+AIRED_BYTES_MAX = 1 << 16
+"""Of a message on a `Channel`: what brokers are told to take."""
 Bytes = bytes | bytearray | memoryview
 
 
@@ -88,6 +91,23 @@ class Transport(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+class Channel(Protocol):
+    """Where all hear what anyone says. Messages get lost, come twice, late, and from anybody: they must prove
+    themselves. Who it is that says something is not known here."""
+
+    async def say(self, message: Bytes, to: PeerId | None = None) -> None:
+        """To one, or to all others. Returns when it is on its way, or lost."""
+        ...
+
+    async def hear(self) -> tuple[bytes, bool]:
+        """The next message, of at most `AIRED_BYTES_MAX`, and whether it was to this node alone."""
+        ...
+
+    async def run(self) -> None:
+        """Keep the connection, until cancelled."""
+        ...
 
 
 class Directory(Protocol):

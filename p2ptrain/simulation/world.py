@@ -21,6 +21,7 @@ from p2ptrain.config import NodeFile
 from p2ptrain.daemon import Daemon, Machine
 from p2ptrain.faults import carry_out
 from p2ptrain.ports import Contact, PeerId
+from p2ptrain.simulation.ether import Ether
 from p2ptrain.simulation.links import Links, SimulatedTransport
 from p2ptrain.simulation.loop import NODE, VirtualLoop
 from p2ptrain.simulation.machine import Crashed, SimulatedCompute, SimulatedDirectory, SimulatedDisk
@@ -97,6 +98,7 @@ class World:
         default = topology.links.get("default", Link()) if topology.links else LOOPBACK
         self.links = Links(seeds.python_random(seed, "links"), default)
         self.links.on_bug = self.fail
+        self.ether = Ether(seeds.python_random(seed, "ether"), default)
         self.directory = SimulatedDirectory(lambda: EPOCH_UNIX_S + self.now)
         self.table = Table() if topology.simulation.members == "table" else None
         self.nodes = {file.node.name: self._node(file) for file in node_files(topology)}
@@ -205,7 +207,8 @@ class World:
         """What a new life of the node starts with."""
         others = [other.file.node.listen for other in self.nodes.values() if other.alive and other is not node][:3]
         bootstrap = tuple(dict.fromkeys((*node.file.node.bootstrap, *(others if node.lives > 1 else ()))))
-        config = node.file.node.model_copy(update={"bootstrap": () if self.table else bootstrap})
+        calls = node.file.node.carrier != "mqtt"
+        config = node.file.node.model_copy(update={"bootstrap": bootstrap if calls and not self.table else ()})
         members = TableMembers(self.table, node.peer, node.name, config.slot) if self.table else None
         machine = Machine(
             peer=node.peer,
@@ -215,7 +218,8 @@ class World:
             addresses=(config.listen,),
             bootstrap=config.bootstrap,
             transport=transport,
-            directory=self.directory if config.dht and not self.table else None,
+            directory=self.directory if config.dht and calls and not self.table else None,
+            channel=None if config.carrier == "grpc" else self.ether.channel(node.peer),
             compute=self._compute(node),
             home=node.home,
             checkpoints=node.checkpoints,
@@ -247,6 +251,7 @@ class World:
             return
         self.loop.pause(node.life)
         self.links.sever(node.peer)
+        self.ether.leave(node.peer)
         if self.table:
             self.table.remove(node.peer)
         self._log(name, Died(-9))
@@ -361,12 +366,13 @@ def node_files(topology: Topology) -> list[NodeFile]:
     speeds = relative_speeds([group.device for _, group in members])
     shards = topology.run.data.shards or len(members)
     run = topology.run.model_copy(update={"data": topology.run.data.model_copy(update={"shards": shards})})
-    first = f"{members[0][0]}:1"
+    first = None if topology.door is None else f"{members[topology.door][0]}:1"
     files = []
     for slot, (name, group) in enumerate(members):
         own = {
             "name": name, "slot": slot, "home": Path(name), "listen": f"{name}:1", "profile": group.device,
-            "bootstrap": (first,) if slot else (), "speed": speeds[slot], "attack": group.attack, "device": "cpu",
+            "bootstrap": (first,) if topology.door not in (None, slot) else (), "speed": speeds[slot],
+            "attack": group.attack, "device": "cpu", "carrier": topology.carrier(group),
         }  # fmt: skip
         settings = {"name": topology.name, "run": run, "graph": topology.graph}
         files.append(NodeFile.model_validate({**settings, "node": {"key": KEY, **topology.node, **own}}))

@@ -76,6 +76,18 @@ class Flooded(Event):
 
 
 @dataclass(frozen=True)
+class Mended(Event):
+    """What this node had of rounds [first, last), which were closed, was not what most had. Now it has what `peer` has:
+    so many evaluations are new here, and so many are gone."""
+
+    peer: str
+    first: int
+    last: int
+    new: int
+    gone: int
+
+
+@dataclass(frozen=True)
 class Failed(Event):
     """A swap this node took part in came to nothing; nothing was applied on either side."""
 

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, GetJsonSchemaHandler, ValidationErro
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from p2ptrain.config import AGraph, AnAttack, NodeConfig, RunConfig, Strict, lacks_graph
+from p2ptrain.config import AGraph, AnAttack, NodeConfig, RunConfig, Strict, lacks_broker, lacks_graph
 from p2ptrain.errors import Misplaced
 from p2ptrain.registry import Like, explain
 from p2ptrain.swarm.records import NAME
@@ -67,6 +67,8 @@ class NodeGroup(Strict):
     site: str = Field("local", pattern=r"^[A-Za-z][A-Za-z0-9_]*$")
     attack: AnAttack | None = None
     """These nodes lie."""
+    carrier: Literal["grpc", "mqtt", "both"] | None = None
+    """How these reach others, if not as `node.carrier` says."""
     starts: Seconds = 0.0
     """When, in seconds of the run's clock: a late joiner."""
 
@@ -113,6 +115,15 @@ class Topology(Strict):
                 base = group.name or f"node-{len(found)}"
                 found.append((f"{base}-{index}" if group.name and group.count > 1 else base, group))
         return found
+
+    def carrier(self, group: NodeGroup) -> str:
+        return group.carrier or self.node.get("carrier", "grpc")
+
+    @property
+    def door(self) -> int | None:
+        """The slot of the first node that can be called."""
+        carriers = [self.carrier(group) for _, group in self.members()]
+        return next((slot for slot, carrier in enumerate(carriers) if carrier != "mqtt"), None)
 
     @property
     def attackers(self) -> list[str]:
@@ -178,9 +189,16 @@ class Topology(Strict):
             NodeConfig.model_validate({"name": names[0], **self.node})
         except ValidationError as error:
             yield ("node", *error.errors()[0]["loc"]), explain(error)
+        yield from self._without_a_broker()
         yield from self._too_many_liars()
         yield from self._contradictions_in_links()
         yield from self._contradictions_in_faults()
+
+    def _without_a_broker(self) -> Iterator[tuple[Place, str]]:
+        for index, group in enumerate(self.nodes):
+            if reason := lacks_broker(self.run, self.carrier(group), self.node.get("mqtt")):
+                place = ("node", "carrier") if group.carrier is None else ("nodes", index, "carrier")
+                yield place, reason
 
     def _too_many_liars(self) -> Iterator[tuple[Place, str]]:
         borne = getattr(self.run.aggregator, "f", None)

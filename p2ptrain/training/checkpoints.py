@@ -97,6 +97,7 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
     if header.optimizer != optimizer:
         raise CheckpointError(f"checkpoint of optimizer {header.optimizer}, but this run uses {optimizer}")
     trainer.replica.load(checkpoint.vector)
+    trainer.is_fresh = False
     for name, buffer in _integer_buffers(trainer):
         buffer.copy_(checkpoint.tensors[f"buffer/{name}"])
     estimate = checkpoint.tensors.get("estimate")
@@ -106,8 +107,8 @@ def restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
         kind, *where = name.split("/", 2)
         if kind == "optimizer":
             state.setdefault(int(where[0]), {})[where[1]] = _copy(value) if isinstance(value, Tensor) else value
-    # The groups' settings come from this run's configuration, which may have changed its learning rate.
-    trainer.optimizer.load_state_dict({**trainer.optimizer.state_dict(), "state": state})
+    if state:  # the groups' settings come from this run's configuration, which may have changed its learning rate
+        trainer.optimizer.load_state_dict({**trainer.optimizer.state_dict(), "state": state})
     scaler = {
         name.removeprefix("scaler/"): value for name, value in header.scalars.items() if name.startswith("scaler/")
     }

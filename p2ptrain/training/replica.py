@@ -258,12 +258,13 @@ class NotSwapped:
 def named_slices(module: nn.Module) -> Iterator[tuple[str, slice]]:
     """Where each tensor lies in the flat vector: trainable parameters (tied ones once), then floating-point buffers."""
     offset = 0
-    for name, tensor in _exchanged(module):
+    for name, tensor in named_tensors(module):
         yield name, slice(offset, offset + tensor.numel())
         offset += tensor.numel()
 
 
-def _exchanged(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What nodes have in common, in the order in which it lies in the flat vector."""
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             yield name, parameter
@@ -274,7 +275,7 @@ def _exchanged(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def _flatten(module: nn.Module) -> tuple[Tensor, int]:
     """Move what is exchanged into one float32 vector and leave views of it in the module."""
-    tensors = [tensor for _, tensor in _exchanged(module)]
+    tensors = [tensor for _, tensor in named_tensors(module)]
     flat = torch.cat([tensor.detach().reshape(-1).to(torch.float32) for tensor in tensors])
     num_parameters = 0
     for (_, where), tensor in zip(list(named_slices(module)), tensors, strict=True):
@@ -286,7 +287,7 @@ def _flatten(module: nn.Module) -> tuple[Tensor, int]:
 
 def _fingerprint(module: nn.Module) -> bytes:
     """32 bytes that two nodes share exactly when their vectors mean the same thing: names and shapes in order."""
-    layout = repr([(name, tuple(tensor.shape)) for name, tensor in _exchanged(module)])
+    layout = repr([(name, tuple(tensor.shape)) for name, tensor in named_tensors(module)])
     return hashlib.sha256(layout.encode()).digest()
 
 

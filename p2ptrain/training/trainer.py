@@ -62,6 +62,8 @@ class Trainer:
         self.recipe = recipe = recipe or Recipe()
         self.examples, self.seed, self.slot = examples, seed, slot
         self.steps = 0
+        self.is_fresh = True
+        """It has the weights that the run begins with: no checkpoint was taken up, and nothing has been learned."""
         self.falsify: Callable[[Tensor], Tensor] | None = None
         """What a node that lies by its data makes of its targets."""
         self.lr = recipe.lr or task.lr

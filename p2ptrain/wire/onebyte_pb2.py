@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bp2ptrain/wire/onebyte.proto\x12\x0bp2ptrain.v1\"\xc1\x07\n\x04Said\x12\n\n\x02id\x18\x01 \x01(\r\x12(\n\x05hello\x18\x02 \x01(\x0b\x32\x17.p2ptrain.v1.Said.HelloH\x00\x12,\n\x07records\x18\x03 \x01(\x0b\x32\x19.p2ptrain.v1.Said.RecordsH\x00\x12&\n\x04seal\x18\x04 \x01(\x0b\x32\x16.p2ptrain.v1.Said.SealH\x00\x12.\n\x08question\x18\x05 \x01(\x0b\x32\x1a.p2ptrain.v1.Said.QuestionH\x00\x12*\n\x06\x61nswer\x18\x06 \x01(\x0b\x32\x18.p2ptrain.v1.Said.AnswerH\x00\x12&\n\x04want\x18\x07 \x01(\x0b\x32\x16.p2ptrain.v1.Said.WantH\x00\x12(\n\x05\x66inal\x18\x08 \x01(\x0b\x32\x17.p2ptrain.v1.Said.FinalH\x00\x12*\n\x06\x66reeze\x18\t \x01(\x0b\x32\x18.p2ptrain.v1.Said.FreezeH\x00\x12.\n\x08snapshot\x18\n \x01(\x0b\x32\x1a.p2ptrain.v1.Said.SnapshotH\x00\x12(\n\x05\x66\x65tch\x18\x0b \x01(\x0b\x32\x17.p2ptrain.v1.Said.FetchH\x00\x12(\n\x05piece\x18\x0c \x01(\x0b\x32\x17.p2ptrain.v1.Said.PieceH\x00\x1a&\n\x05Hello\x12\x10\n\x08identity\x18\x01 \x01(\x0c\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x1a(\n\x07Records\x12\x0c\n\x04keys\x18\x01 \x03(\x0c\x12\x0f\n\x07\x62\x61tches\x18\x02 \x03(\x0c\x1a\x32\n\x04Seal\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x0b\n\x03log\x18\x02 \x01(\x0c\x12\x0e\n\x06master\x18\x03 \x01(\x0c\x1a\'\n\x08Question\x12\r\n\x05\x66irst\x18\x01 \x03(\x04\x12\x0c\n\x04last\x18\x02 \x03(\x04\x1a\x18\n\x06\x41nswer\x12\x0e\n\x06hashes\x18\x01 \x03(\x0c\x1a\x32\n\x04Want\x12\r\n\x05\x66irst\x18\x01 \x01(\x04\x12\x0c\n\x04last\x18\x02 \x01(\x04\x12\r\n\x05slots\x18\x03 \x03(\r\x1aT\n\x05\x46inal\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12\x0b\n\x03log\x18\x03 \x01(\x0c\x12\x0e\n\x06master\x18\x04 \x01(\x0c\x12\x11\n\tsignature\x18\x05 \x01(\x0c\x1a\x08\n\x06\x46reeze\x1a)\n\x08Snapshot\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x0e\n\x06hashes\x18\x02 \x03(\x0c\x1a%\n\x05\x46\x65tch\x12\r\n\x05round\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\r\x1a\x18\n\x05Piece\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x42\x06\n\x04\x62ody2<\n\x07OneByte\x12\x31\n\x05\x46lood\x12\x11.p2ptrain.v1.Said\x1a\x11.p2ptrain.v1.Said(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bp2ptrain/wire/onebyte.proto\x12\x0bp2ptrain.v1\"\xc4\x08\n\x04Said\x12\n\n\x02id\x18\x01 \x01(\r\x12(\n\x05hello\x18\x02 \x01(\x0b\x32\x17.p2ptrain.v1.Said.HelloH\x00\x12,\n\x07records\x18\x03 \x01(\x0b\x32\x19.p2ptrain.v1.Said.RecordsH\x00\x12&\n\x04seal\x18\x04 \x01(\x0b\x32\x16.p2ptrain.v1.Said.SealH\x00\x12.\n\x08question\x18\x05 \x01(\x0b\x32\x1a.p2ptrain.v1.Said.QuestionH\x00\x12*\n\x06\x61nswer\x18\x06 \x01(\x0b\x32\x18.p2ptrain.v1.Said.AnswerH\x00\x12&\n\x04want\x18\x07 \x01(\x0b\x32\x16.p2ptrain.v1.Said.WantH\x00\x12(\n\x05\x66inal\x18\x08 \x01(\x0b\x32\x17.p2ptrain.v1.Said.FinalH\x00\x12*\n\x06\x66reeze\x18\t \x01(\x0b\x32\x18.p2ptrain.v1.Said.FreezeH\x00\x12.\n\x08snapshot\x18\n \x01(\x0b\x32\x1a.p2ptrain.v1.Said.SnapshotH\x00\x12(\n\x05\x66\x65tch\x18\x0b \x01(\x0b\x32\x17.p2ptrain.v1.Said.FetchH\x00\x12(\n\x05piece\x18\x0c \x01(\x0b\x32\x17.p2ptrain.v1.Said.PieceH\x00\x12,\n\x07\x63losing\x18\r \x01(\x0b\x32\x19.p2ptrain.v1.Said.ClosingH\x00\x1a&\n\x05Hello\x12\x10\n\x08identity\x18\x01 \x01(\x0c\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x1a(\n\x07Records\x12\x0c\n\x04keys\x18\x01 \x03(\x0c\x12\x0f\n\x07\x62\x61tches\x18\x02 \x03(\x0c\x1a\x32\n\x04Seal\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x0b\n\x03log\x18\x02 \x01(\x0c\x12\x0e\n\x06master\x18\x03 \x01(\x0c\x1a\'\n\x08Question\x12\r\n\x05\x66irst\x18\x01 \x03(\x04\x12\x0c\n\x04last\x18\x02 \x03(\x04\x1a\x18\n\x06\x41nswer\x12\x0e\n\x06hashes\x18\x01 \x03(\x0c\x1a\x32\n\x04Want\x12\r\n\x05\x66irst\x18\x01 \x01(\x04\x12\x0c\n\x04last\x18\x02 \x01(\x04\x12\r\n\x05slots\x18\x03 \x03(\r\x1a\x45\n\x07\x43losing\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x0b\n\x03log\x18\x03 \x01(\x0c\x12\x11\n\tsignature\x18\x04 \x01(\x0c\x1a\x62\n\x05\x46inal\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12\x0b\n\x03log\x18\x03 \x01(\x0c\x12\x0e\n\x06master\x18\x04 \x01(\x0c\x12\x11\n\tsignature\x18\x05 \x01(\x0c\x12\x0c\n\x04\x64one\x18\x06 \x01(\x08\x1a\x08\n\x06\x46reeze\x1a)\n\x08Snapshot\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x0e\n\x06hashes\x18\x02 \x03(\x0c\x1a%\n\x05\x46\x65tch\x12\r\n\x05round\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\r\x1a\x18\n\x05Piece\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x42\x06\n\x04\x62ody\"t\n\x05\x41ired\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x10\n\x08identity\x18\x02 \x01(\x0c\x12\x0e\n\x06number\x18\x03 \x01(\x04\x12\r\n\x05index\x18\x04 \x01(\r\x12\x0c\n\x04more\x18\x05 \x01(\x08\x12\x0c\n\x04part\x18\x06 \x01(\x0c\x12\x11\n\tsignature\x18\x07 \x01(\x0c\x32<\n\x07OneByte\x12\x31\n\x05\x46lood\x12\x11.p2ptrain.v1.Said\x1a\x11.p2ptrain.v1.Said(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,29 +32,33 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'p2ptrain.wire.onebyte_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SAID']._serialized_start=45
-  _globals['_SAID']._serialized_end=1006
-  _globals['_SAID_HELLO']._serialized_start=543
-  _globals['_SAID_HELLO']._serialized_end=581
-  _globals['_SAID_RECORDS']._serialized_start=583
-  _globals['_SAID_RECORDS']._serialized_end=623
-  _globals['_SAID_SEAL']._serialized_start=625
-  _globals['_SAID_SEAL']._serialized_end=675
-  _globals['_SAID_QUESTION']._serialized_start=677
-  _globals['_SAID_QUESTION']._serialized_end=716
-  _globals['_SAID_ANSWER']._serialized_start=718
-  _globals['_SAID_ANSWER']._serialized_end=742
-  _globals['_SAID_WANT']._serialized_start=744
-  _globals['_SAID_WANT']._serialized_end=794
-  _globals['_SAID_FINAL']._serialized_start=796
-  _globals['_SAID_FINAL']._serialized_end=880
-  _globals['_SAID_FREEZE']._serialized_start=882
-  _globals['_SAID_FREEZE']._serialized_end=890
-  _globals['_SAID_SNAPSHOT']._serialized_start=892
-  _globals['_SAID_SNAPSHOT']._serialized_end=933
-  _globals['_SAID_FETCH']._serialized_start=935
-  _globals['_SAID_FETCH']._serialized_end=972
-  _globals['_SAID_PIECE']._serialized_start=974
-  _globals['_SAID_PIECE']._serialized_end=998
-  _globals['_ONEBYTE']._serialized_start=1008
-  _globals['_ONEBYTE']._serialized_end=1068
+  _globals['_SAID']._serialized_end=1137
+  _globals['_SAID_HELLO']._serialized_start=589
+  _globals['_SAID_HELLO']._serialized_end=627
+  _globals['_SAID_RECORDS']._serialized_start=629
+  _globals['_SAID_RECORDS']._serialized_end=669
+  _globals['_SAID_SEAL']._serialized_start=671
+  _globals['_SAID_SEAL']._serialized_end=721
+  _globals['_SAID_QUESTION']._serialized_start=723
+  _globals['_SAID_QUESTION']._serialized_end=762
+  _globals['_SAID_ANSWER']._serialized_start=764
+  _globals['_SAID_ANSWER']._serialized_end=788
+  _globals['_SAID_WANT']._serialized_start=790
+  _globals['_SAID_WANT']._serialized_end=840
+  _globals['_SAID_CLOSING']._serialized_start=842
+  _globals['_SAID_CLOSING']._serialized_end=911
+  _globals['_SAID_FINAL']._serialized_start=913
+  _globals['_SAID_FINAL']._serialized_end=1011
+  _globals['_SAID_FREEZE']._serialized_start=1013
+  _globals['_SAID_FREEZE']._serialized_end=1021
+  _globals['_SAID_SNAPSHOT']._serialized_start=1023
+  _globals['_SAID_SNAPSHOT']._serialized_end=1064
+  _globals['_SAID_FETCH']._serialized_start=1066
+  _globals['_SAID_FETCH']._serialized_end=1103
+  _globals['_SAID_PIECE']._serialized_start=1105
+  _globals['_SAID_PIECE']._serialized_end=1129
+  _globals['_AIRED']._serialized_start=1139
+  _globals['_AIRED']._serialized_end=1255
+  _globals['_ONEBYTE']._serialized_start=1257
+  _globals['_ONEBYTE']._serialized_end=1317
 # @@protoc_insertion_point(module_scope)

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Said(_message.Message):
-    __slots__ = ("id", "hello", "records", "seal", "question", "answer", "want", "final", "freeze", "snapshot", "fetch", "piece")
+    __slots__ = ("id", "hello", "records", "seal", "question", "answer", "want", "final", "freeze", "snapshot", "fetch", "piece", "closing")
     class Hello(_message.Message):
         __slots__ = ("identity", "key")
         IDENTITY_FIELD_NUMBER: _ClassVar[int]
@@ -52,19 +52,32 @@ class Said(_message.Message):
         last: int
         slots: _containers.RepeatedScalarFieldContainer[int]
         def __init__(self, first: _Optional[int] = ..., last: _Optional[int] = ..., slots: _Optional[_Iterable[int]] = ...) -> None: ...
+    class Closing(_message.Message):
+        __slots__ = ("key", "round", "log", "signature")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        ROUND_FIELD_NUMBER: _ClassVar[int]
+        LOG_FIELD_NUMBER: _ClassVar[int]
+        SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+        key: bytes
+        round: int
+        log: bytes
+        signature: bytes
+        def __init__(self, key: _Optional[bytes] = ..., round: _Optional[int] = ..., log: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
     class Final(_message.Message):
-        __slots__ = ("key", "number", "log", "master", "signature")
+        __slots__ = ("key", "number", "log", "master", "signature", "done")
         KEY_FIELD_NUMBER: _ClassVar[int]
         NUMBER_FIELD_NUMBER: _ClassVar[int]
         LOG_FIELD_NUMBER: _ClassVar[int]
         MASTER_FIELD_NUMBER: _ClassVar[int]
         SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+        DONE_FIELD_NUMBER: _ClassVar[int]
         key: bytes
         number: int
         log: bytes
         master: bytes
         signature: bytes
-        def __init__(self, key: _Optional[bytes] = ..., number: _Optional[int] = ..., log: _Optional[bytes] = ..., master: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+        done: bool
+        def __init__(self, key: _Optional[bytes] = ..., number: _Optional[int] = ..., log: _Optional[bytes] = ..., master: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., done: _Optional[bool] = ...) -> None: ...
     class Freeze(_message.Message):
         __slots__ = ()
         def __init__(self) -> None: ...
@@ -99,6 +112,7 @@ class Said(_message.Message):
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     FETCH_FIELD_NUMBER: _ClassVar[int]
     PIECE_FIELD_NUMBER: _ClassVar[int]
+    CLOSING_FIELD_NUMBER: _ClassVar[int]
     id: int
     hello: Said.Hello
     records: Said.Records
@@ -111,4 +125,23 @@ class Said(_message.Message):
     snapshot: Said.Snapshot
     fetch: Said.Fetch
     piece: Said.Piece
-    def __init__(self, id: _Optional[int] = ..., hello: _Optional[_Union[Said.Hello, _Mapping]] = ..., records: _Optional[_Union[Said.Records, _Mapping]] = ..., seal: _Optional[_Union[Said.Seal, _Mapping]] = ..., question: _Optional[_Union[Said.Question, _Mapping]] = ..., answer: _Optional[_Union[Said.Answer, _Mapping]] = ..., want: _Optional[_Union[Said.Want, _Mapping]] = ..., final: _Optional[_Union[Said.Final, _Mapping]] = ..., freeze: _Optional[_Union[Said.Freeze, _Mapping]] = ..., snapshot: _Optional[_Union[Said.Snapshot, _Mapping]] = ..., fetch: _Optional[_Union[Said.Fetch, _Mapping]] = ..., piece: _Optional[_Union[Said.Piece, _Mapping]] = ...) -> None: ...
+    closing: Said.Closing
+    def __init__(self, id: _Optional[int] = ..., hello: _Optional[_Union[Said.Hello, _Mapping]] = ..., records: _Optional[_Union[Said.Records, _Mapping]] = ..., seal: _Optional[_Union[Said.Seal, _Mapping]] = ..., question: _Optional[_Union[Said.Question, _Mapping]] = ..., answer: _Optional[_Union[Said.Answer, _Mapping]] = ..., want: _Optional[_Union[Said.Want, _Mapping]] = ..., final: _Optional[_Union[Said.Final, _Mapping]] = ..., freeze: _Optional[_Union[Said.Freeze, _Mapping]] = ..., snapshot: _Optional[_Union[Said.Snapshot, _Mapping]] = ..., fetch: _Optional[_Union[Said.Fetch, _Mapping]] = ..., piece: _Optional[_Union[Said.Piece, _Mapping]] = ..., closing: _Optional[_Union[Said.Closing, _Mapping]] = ...) -> None: ...
+
+class Aired(_message.Message):
+    __slots__ = ("key", "identity", "number", "index", "more", "part", "signature")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    key: bytes
+    identity: bytes
+    number: int
+    index: int
+    more: bool
+    part: bytes
+    signature: bytes
+    def __init__(self, key: _Optional[bytes] = ..., identity: _Optional[bytes] = ..., number: _Optional[int] = ..., index: _Optional[int] = ..., more: _Optional[bool] = ..., part: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...

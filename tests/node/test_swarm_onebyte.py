@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
+from real_broker import RealBroker
 from watched import START_S, Watched
 
 from node import resolve
-from p2ptrain.telemetry.events import Rejected, Restarted, Stepped, Stopped
+from p2ptrain.telemetry.events import Flooded, Joined, Rejected, Restarted, Stepped, Stopped
 from p2ptrain.topology import Topology
 
 pytestmark = pytest.mark.timeout(400)
@@ -41,4 +42,23 @@ async def test_the_same_bits_with_other_threads_and_after_sigkill(tmp_path: Path
     assert again[-1][1].step == 300
     ends = {name: swarm.events(name, Stopped)[-1][1].digest for name in swarm.files}
     assert len(set(ends.values())) == 1, ends
+    assert not [event for name in swarm.files for _, event in swarm.events(name, Rejected)]
+
+
+async def test_who_reaches_only_a_broker_ends_with_the_same_bits(broker: RealBroker, tmp_path: Path) -> None:
+    """Two of three nodes share streams, one of them the broker with the third; that one is killed, and comes back."""
+    nodes = [{"name": "near"}, {"name": "bridge", "carrier": "both"}, {"name": "far", "carrier": "mqtt"}]
+    body = topology().model_dump(mode="json", exclude_unset=True)
+    body["run"]["steps"] = 150
+    body |= {"nodes": nodes, "faults": [{"at": 5, "kill": "far", "for": 2}]}
+    body["node"] |= {"mqtt": broker.url}
+    swarm = Watched(Topology.model_validate(body), tmp_path, speed=1.0)
+    async with swarm:
+        await swarm.until(lambda: all(swarm.events(name, Stopped) for name in swarm.files), START_S)
+
+    ends = {name: swarm.events(name, Stopped)[-1][1].digest for name in swarm.files}
+    assert len(set(ends.values())) == 1, ends
+    assert not swarm.events("far", Joined)
+    assert {event.peer for _, event in swarm.events("far", Flooded)} == {"broker"}
+    assert [event.name for _, event in swarm.events("near", Joined)] == ["bridge"]
     assert not [event for name in swarm.files for _, event in swarm.events(name, Rejected)]

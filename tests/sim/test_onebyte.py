@@ -10,7 +10,7 @@ from p2ptrain.simulation.world import World
 from p2ptrain.telemetry.events import Evaluated, Event, Fetched, Noted, Rejected, Stamped, Stopped
 from p2ptrain.topology import Topology
 
-STRATEGY = {"name": "spsa", "lr": 0.02, "span": 4, "exponent": -3, "audit_every": 16}
+STRATEGY = {"name": "spsa", "lr": 0.02, "span": 4, "exponent": -3, "audit_every": 16, "relay": 0.25}
 HARSH = {"latency": "20ms", "jitter": "60ms", "loss": "2%", "drop": 0.02, "duplicate": 0.05, "reorder": 0.1}
 CHURN = [
     {"at": 3, "kill": "node-2", "for": 3},

@@ -16,10 +16,20 @@ slope as one byte. The model is a pure function of the set of bytes, whatever th
 and what carries them:
 
     roster       whose key may say bytes of which slot
-    link, flood  streams to neighbours; everything reaches everyone
+    link         one stream to a neighbour
+    dialling     to whom there are streams
+    air, bus     a broker in place of streams
+    telling      what is said unasked
+    hearing      what is done with what comes
+    repair       what got lost
+    horizon      what is closed, and is to be the same everywhere
+    presence     who takes part
+    finals       last words
+    flood        all of that: everything reaches everyone
     donor        snapshots for newcomers
     working      the module that the integers are shown to
     part         all of it for one node
+    ending       when it is over
     strategy     the method, and its configuration
 """
 

@@ -2,12 +2,13 @@
 
 seal       what a peer has before some round, in 64 bytes
 judge      whose seals are like most, and what is wrong with the others
+agreed     what most have said, once no one who is still to speak can change it
 search     bisection for the rounds in which two books differ: asks questions, which `answer` answers
 """
 
 import hashlib
 from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -60,6 +61,16 @@ def judge(seals: Mapping[P, Seal]) -> tuple[Seal, dict[P, Fault]]:
     return common, faults
 
 
+def agreed(votes: Mapping[int, bytes], present: Collection[int]) -> bytes | None:
+    """What most of the slots have said, the lowest of several; None while those of `present` that have not said
+    anything yet could still make it another."""
+    if not votes:
+        return None
+    (common, count), *others = sorted(Counter(votes.values()).items(), key=lambda item: (-item[1], item[0]))
+    waited_for = len(set(present) - votes.keys())
+    return common if not waited_for or count > waited_for + (others[0][1] if others else 0) else None
+
+
 def fingerprint(book: Book, first: int, last: int) -> bytes:
     """SHA-256 over what the book has in rounds [first, last)."""
     said, span = hashlib.sha256(), book.rule.span
@@ -79,9 +90,10 @@ def answer(book: Book, question: Question) -> tuple[bytes, ...]:
 
 
 def search(
-    book: Book, first: int, last: int, limit: int = 64
+    book: Book, first: int, last: int, limit: int = 64, most: int = PARTS + 1
 ) -> Generator[Question, tuple[bytes, ...], list[tuple[int, int]]]:
-    """Find where another book differs in rounds [first, last): the first `limit` rounds that do, joined to ranges.
+    """Find where another book differs in rounds [first, last): the first `limit` rounds that do, joined to ranges. Of a
+    range of which `most` parts differ, no more is asked: all of it is taken to differ.
 
     Yields questions for the other side, is sent its answers. Raises `PeerError("malformed")` for an answer to
     something else."""
@@ -96,6 +108,9 @@ def search(
         if len(theirs) != len(parts):
             raise PeerError("malformed", f"{len(theirs)} hashes for {len(parts)} parts")
         different = [part for part, each in zip(parts, theirs, strict=True) if fingerprint(book, *part) != each]
+        if len(different) >= most:
+            found = _joined(found, (start, end))
+            continue
         for part in different:
             if part[1] - part[0] == 1:
                 found = _joined(found, part)

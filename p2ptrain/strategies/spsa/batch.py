@@ -47,6 +47,10 @@ class Batch:
     runs: tuple[Run, ...]
     signature: bytes = b""
 
+    def touches(self, first: int, last: int) -> bool:
+        """Whether it says anything of rounds [first, last)."""
+        return any(first <= run.round < last for run in self.runs)
+
     @property
     def count(self) -> int:
         return sum(len(run.content) for run in self.runs)

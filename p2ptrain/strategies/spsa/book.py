@@ -19,6 +19,8 @@ from p2ptrain.strategies.spsa.noise import Evaluation
 from p2ptrain.strategies.spsa.rule import Rule, low_median, next_exponent
 
 NOTHING = -128
+EVERYTHING = 1 << 32
+"""Beyond all rounds."""
 AHEAD_MAX = 4096
 """Rounds that a byte may be ahead of us: a peer that is far ahead must not make us keep pages without end."""
 LOUD = 4
@@ -163,6 +165,12 @@ class Book:
         there is nobody."""
         heads = [head for slot, head in self.heads.items() if slot not in without]
         return low_median(heads) if heads else -1
+
+    def entries(self, first: int, last: int) -> Iterator[tuple[Evaluation, int]]:
+        """What counts in rounds [first, last)."""
+        pages = {span: self.pages[span] for span in self.between(first, last)}
+        for batch in batches_of(pages, self.rule.span):
+            yield from (entry for entry in batch.entries() if first <= entry[0].round < last)
 
     def batches(self) -> Iterator[Batch]:
         """Everything that counts, unsigned, one batch per slot."""

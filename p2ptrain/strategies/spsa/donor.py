@@ -7,9 +7,12 @@ pieces from several donors at once, of whom most must agree what it is; and were
 import asyncio
 import hashlib
 from collections import Counter
+from contextlib import suppress
 
 from p2ptrain.errors import CheckpointError, PeerError
 from p2ptrain.strategies.spsa import snapshot
+from p2ptrain.strategies.spsa.audit import fingerprint
+from p2ptrain.strategies.spsa.book import Book
 from p2ptrain.strategies.spsa.flood import Flood
 from p2ptrain.strategies.spsa.link import Link
 from p2ptrain.strategies.spsa.snapshot import Snapshot
@@ -47,13 +50,16 @@ class Donor:
         flood, loop = self._flood, asyncio.get_running_loop()
         started = loop.time()
         offers: dict[Link, tuple[int, tuple[bytes, ...]]] = {}
-        for link in [link for link in flood.links.values() if link.greeted][:DONORS_MAX]:
-            try:
+
+        async def hear(link: Link) -> None:
+            with suppress(PeerError):
                 offer = (await link.ask(Said(freeze=Said.Freeze()))).snapshot
-            except PeerError:
-                continue
-            if 0 < len(offer.hashes) <= (8 * size + LOG_BYTES_MAX) // PIECE_BYTES + 1:
-                offers[link] = (offer.round, tuple(offer.hashes))
+                if 0 < len(offer.hashes) <= (8 * size + LOG_BYTES_MAX) // PIECE_BYTES + 1:
+                    offers[link] = (offer.round, tuple(offer.hashes))
+
+        async with asyncio.TaskGroup() as group:
+            for link in [link for link in flood.talking() if link.greeted][:DONORS_MAX]:
+                group.create_task(hear(link))
         if not offers:
             return None
         (common, votes), *_ = Counter(offers.values()).most_common(1)
@@ -68,9 +74,15 @@ class Donor:
             flood.node.emit(Noted("warning", f"no snapshot, so all bytes are replayed: {error}"))
             return None
         digest = found.lattice(flood.replica.master.lattice.key, flood.replica.master.lattice.values.device).digest()
-        for link in flood.links.values():
-            if link.audit is not None and link.audit.round == common[0] and link.audit.master != digest:
-                flood.node.emit(Noted("warning", f"a snapshot is not what {link.peer[:8]} has: all bytes are replayed"))
+        book = Book(flood.replica.rule, flood.replica.identity)
+        book.load(found.pages)
+        sealed = (common[0], fingerprint(book, 0, common[0]))
+        for other in flood.compared():
+            audit = other.audit
+            if audit is not None and (audit.round, audit.log) == sealed and audit.master != digest:
+                flood.node.emit(
+                    Noted("warning", f"a snapshot is not what {other.peer[:8]} has: all bytes are replayed")
+                )
                 return None
         flood.node.emit(Fetched(common[0], votes, len(content), loop.time() - started))
         return found
@@ -106,7 +118,7 @@ class Donor:
             async with asyncio.TaskGroup() as group:
                 for link in donors:
                     group.create_task(fetch_from(link))
-            donors = [link for link in donors[1:] if self._flood.links.get(link.peer) is link]
+            donors = [link for link in donors[1:] if link in self._flood.talking()]
         if missing:
             raise PeerError("no-donor", f"{len(missing)} of {len(hashes)} pieces are missing")
         return b"".join(pieces[index] for index in range(len(hashes)))

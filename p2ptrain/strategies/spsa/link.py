@@ -23,8 +23,12 @@ GRACE_S = 10.0
 class Link:
     """Between this node and one neighbour, for as long as the stream lives."""
 
-    def __init__(self, stream: Stream, pace: Pace) -> None:
+    def __init__(self, stream: Stream, pace: Pace, again_s: float | None = None) -> None:
+        """`again_s`: where messages get lost, what is not answered is asked again after that, then after twice that."""
         self.peer = stream.peer
+        self.is_aired = again_s is not None
+        """It goes over a broker."""
+        self._again_s = again_s
         self.greeted = False
         """The neighbour has said Hello, of the same run."""
         self.confirmed = False
@@ -36,9 +40,13 @@ class Link:
         self.seal: Said.Seal | None = None
         """The last that it said; and the last with a digest of its integers."""
         self.audit: Said.Seal | None = None
+        self.audit_told = 0
+        """The round of our last audit that it was told of."""
         self.equal = False
         """Whether its last seal was ours, too."""
         self.differs = asyncio.Event()
+        self.ignorant = False
+        """It is to be told all last words and closings: it is new, or differs in what is closed."""
         self.requests: asyncio.Queue[Said] = asyncio.Queue(REQUESTS_MAX)
         """For snapshots, which take a while."""
         self.spoke = asyncio.get_running_loop().time()
@@ -98,6 +106,10 @@ class Link:
             self.post(question)
             with deadline_is_peer_error():
                 async with asyncio.timeout(self._patience(SIZE_BYTES_MAX)):
+                    wait_s = self._again_s
+                    while wait_s is not None and not (await asyncio.wait([answer], timeout=wait_s))[0]:
+                        self.post(question)
+                        wait_s *= 2
                     return await answer
         finally:
             del self._asked[question.id]

@@ -13,7 +13,7 @@ costs writing up to 32 KiB for a small batch, and needs nothing of the disk that
 
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from p2ptrain.errors import CheckpointError, ConfigError, PeerError
 from p2ptrain.ports import Disk
@@ -106,10 +106,9 @@ class Log:
             self._segment += 1
             del self._frames[: len(frames)]
 
-    def fold(self, without: Iterable[tuple[int, int, int]] = ()) -> int:
-        """Write everything anew, without batches that others cover, and without whatever has bytes of (slot, first
-        round, last round) in `without`; how many batches went."""
-        kept = dict.fromkeys(needed(self.batches.values(), list(without)))
+    def fold(self, without: Collection[bytes] = ()) -> int:
+        """Write everything anew, but for these batches and what others cover; how many batches went."""
+        kept = set(needed(batch for record, batch in self.batches.items() if record not in without))
         gone = [record for record, batch in self.batches.items() if batch not in kept]
         old = self._names()
         self._next()
@@ -166,7 +165,7 @@ def read_segment(content: bytes, head: bytes, where: str) -> tuple[dict[bytes, B
     return found, True
 
 
-def needed(batches: Iterable[Batch], without: list[tuple[int, int, int]]) -> Iterator[Batch]:
+def needed(batches: Iterable[Batch]) -> Iterator[Batch]:
     """Batches of which some byte is in no larger one: a peer signs much of what it said again, to save signatures."""
     by_slot: dict[int, list[Batch]] = {}
     for batch in batches:
@@ -175,13 +174,9 @@ def needed(batches: Iterable[Batch], without: list[tuple[int, int, int]]) -> Ite
         covered: set[tuple[Evaluation, int]] = set()
         for batch in sorted(mine, key=lambda each: -each.count):
             entries = set(batch.entries())
-            if not entries <= covered and not any(_touches(batch, *hole) for hole in without):
+            if not entries <= covered:
                 covered |= entries
                 yield batch
-
-
-def _touches(batch: Batch, slot: int, first: int, last: int) -> bool:
-    return batch.slot == slot and any(first <= run.round < last for run in batch.runs)
 
 
 def _frame(record: bytes) -> bytes:

@@ -4,11 +4,13 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from p2ptrain.errors import CheckpointError, ConfigError
-from p2ptrain.strategies.spsa import snapshot
+from p2ptrain.strategies.spsa import life, snapshot
 from p2ptrain.strategies.spsa.audit import fingerprint
 from p2ptrain.strategies.spsa.donor import Donor
-from p2ptrain.strategies.spsa.flood import EVERYTHING, Flood
+from p2ptrain.strategies.spsa.flood import Flood
 from p2ptrain.strategies.spsa.lattice import Lattice
 from p2ptrain.strategies.spsa.replica import Credentials, Replica
 from p2ptrain.strategies.spsa.roster import Roster, slot_of
@@ -17,6 +19,7 @@ from p2ptrain.strategies.spsa.selection import of_parameters
 from p2ptrain.strategies.spsa.working import Working
 from p2ptrain.telemetry.events import Noted
 from p2ptrain.training.replica import Replica as Flat
+from p2ptrain.training.starts import frozen_digest
 from p2ptrain.wire.onebyte_pb2 import Said
 
 if TYPE_CHECKING:
@@ -28,10 +31,6 @@ CATCH_UP_S = 60.0
 FIRST_LINK_S = 10.0
 REPLAYED_MAX = 1 << 30
 """Parameters times bytes that a newcomer rather replays, in about a second, than fetch a snapshot."""
-QUIET_S = 120.0
-"""How long a node that has finished waits for others that have too, and do not end with the same."""
-OTHERS_S = 3600.0
-"""The same for others that still measure."""
 
 
 class Part:
@@ -43,17 +42,14 @@ class Part:
         flood: Flood,
         working: Working,
         start: Callable[[], Lattice],
-        audit_every: int,
-        horizon: int,
     ) -> None:
         """`start`: the run's first integers, made anew."""
         self.node, self.flood, self.replica, self.working, self._start = node, flood, flood.replica, working, start
-        self.audit_every, self.horizon = audit_every, horizon
         self.turn = asyncio.Lock()
         self.donor = Donor(flood, self.turn)
         self.notes: list[str] = []
         """What was damaged on the disk."""
-        self._audits = 0
+        self._audits = self._judged = 0
 
     async def catch_up(self) -> None:
         """Get what was said before this node measures anything: its own bytes of an earlier life are among it."""
@@ -61,18 +57,17 @@ class Part:
         for note in self.notes:
             node.emit(Noted("warning", note))
         started, patience_s = self._now(), 10 * CATCH_UP_S if self.notes else CATCH_UP_S
-        while not node.draining and not any(link.equal for link in flood.links.values()):
+        while not node.draining and not any(other.equal for other in flood.compared()):
             waited_s = self._now() - started
-            in_sight = any(link.greeted for link in flood.links.values())
-            if waited_s > (patience_s if in_sight or self.notes else FIRST_LINK_S) or not node.membership.view():
+            in_sight = any(other.seal is not None for other in flood.compared())
+            if waited_s > (patience_s if in_sight or self.notes else FIRST_LINK_S):
+                break
+            if flood.bus is None and not node.membership.view():
                 break
             await flood.news(0.2)
         flood.caught_up = True
-        lattice = self.replica.master.lattice
-        if self.replica.master.missing() * lattice.values.numel() > REPLAYED_MAX:
-            found = await self.donor.get(lattice.values.numel())
-            if found is not None:
-                self.replica.adopt(found)
+        if self.replica.master.missing() * self._size > REPLAYED_MAX:
+            await self._adopt_others()
         await self.apply(self.working.begin)
         node.trainer.steps = self.replica.said(self.replica.slot)
 
@@ -108,16 +103,19 @@ class Part:
 
     def ripe(self) -> int:
         """Rounds before this count: all that are at work have said something later, or were waited for long enough."""
-        book, view = self.replica.book, self.node.membership.view()
-        at_work = self.flood.roster.slots_of(member.peer for member in view if member.state == "training")
+        book, at_work = self.replica.book, self.flood.presence.at_work()
         heads = [book.heads[slot] + 1 for slot in (at_work | {self.replica.slot}) if slot in book.heads]
-        return max(min(heads, default=0), self.flood.settled())
+        return max(min(heads, default=0), self.flood.settled.round())
 
     async def audit(self) -> None:
         """Every so many rounds: seal what is there, close what is long past, keep the integers for the next start."""
         replica, flood = self.replica, self.flood
-        number = self.ripe() // self.audit_every * self.audit_every
-        if number <= (flood.audit.round if flood.audit is not None else 0):
+        number = self.ripe() // replica.rule.audit_every * replica.rule.audit_every
+        is_due = number > (flood.audit.round if flood.audit is not None else 0)
+        if not self._is_like_most(is_last=is_due):
+            await self._rebuild()
+            flood.audit = None
+        if not is_due:
             return
         async with self.turn:
             steps = replica.master.plan(self.ripe())
@@ -129,73 +127,54 @@ class Part:
 
             digest = await self.node.compute.run(work)
         flood.audit = Said.Seal(round=number, log=log, master=digest)
-        if not self._is_like_most():
-            await self._rebuild()
         async with flood.writing:
-            replica.close(number - self.horizon)
+            flood.horizon.close(number)
         self._audits += 1
         if self._audits % 16 == 0:
             await self._keep(number)
 
-    async def end(self) -> None:
-        """Returns when all that are there have finished, and end with the same set and the same integers."""
-        node, flood = self.node, self.flood
-        await flood.publish()
-        node.finish()
-        changed, known = self._now(), b""
-        while not node.draining:
-            log = fingerprint(self.replica.book, 0, EVERYTHING)
-            if log != known:
-                known, changed = log, self._now()
-                await self.apply(self.working.follow)
-                flood.say_final(log, await node.compute.run(self.replica.master.lattice.digest))
-            view = node.membership.view()
-            finished = flood.finished = all(member.state in ("finished", "done") for member in view)
-            if finished and self._all_end_like_this(log):
-                node.done()
-                if all(member.state == "done" for member in view):
-                    return
-            if self._now() - changed > (QUIET_S if finished else OTHERS_S):
-                node.emit(Noted("warning", "ends without all others having said that they end with the same"))
-                return
-            await flood.news(0.2)
-
-    def _all_end_like_this(self, log: bytes) -> bool:
-        flood, mine = self.flood, self.flood.finals[self.replica.slot]
-        peers = [member.peer for member in self.node.membership.view()]
-        slots = flood.roster.slots_of(peers)
-        if len(slots) < len(peers) or any(slot not in flood.finals for slot in slots):
-            return False
-        for slot in slots:
-            theirs = flood.finals[slot]
-            if theirs.log == mine.log == log and theirs.master != mine.master:
-                flood.reject(flood.roster.peer(slot) or "", "wrong-master", "has all bytes, and other integers")
-        return all(flood.finals[slot].log == log for slot in slots)
-
-    def _is_like_most(self) -> bool:
+    def _is_like_most(self, is_last: bool = False) -> bool:
         """Whether, of the neighbours that sealed the same bytes, no more have other integers than have ours; those
-        that differ from most are named, this node too."""
+        that differ from most are named, this node too. `is_last`: no more of them will come."""
         mine = self.flood.audit
-        assert mine is not None
+        if mine is None:
+            return True
         alike, other = 1, list[str]()
-        for link in self.flood.links.values():
-            if link.audit is not None and (link.audit.round, link.audit.log) == (mine.round, mine.log):
-                if link.audit.master == mine.master:
+        for each in self.flood.compared():
+            if each.audit is not None and (each.audit.round, each.audit.log) == (mine.round, mine.log):
+                if each.audit.master == mine.master:
                     alike += 1
                 else:
-                    other.append(link.peer)
+                    other.append(each.peer)
         if len(other) > alike:
             self.node.emit(Noted("error", f"our integers before round {mine.round} are not what most neighbours have"))
             return False
-        for peer in other:
+        is_known = is_last or alike > len(other)
+        for peer in other if is_known and mine.round > self._judged else ():
             self.flood.reject(peer, "wrong-master", f"other integers from the same bytes before round {mine.round}")
+            self._judged = mine.round
         return True
 
     async def _rebuild(self) -> None:
-        """From the start, by replaying everything: that needs nobody's word."""
-        async with self.turn:
-            self.replica.master.load(await self.node.compute.run(self._start), {})
+        """By replaying everything from the start, which needs nobody's word; where that takes long, from the integers
+        that most of the neighbours have."""
+        said = sum(map(self.replica.said, self.replica.book.heads))
+        if said * self._size <= REPLAYED_MAX or not await self._adopt_others():
+            async with self.turn:
+                self.replica.master.load(await self.node.compute.run(self._start), {})
         await self.apply(self.working.follow, self.ripe())
+
+    @property
+    def _size(self) -> int:
+        return self.replica.master.lattice.values.numel()
+
+    async def _adopt_others(self) -> bool:
+        """Take over a snapshot of neighbours; whether there was one."""
+        found = await self.donor.get(self._size)
+        if found is not None:
+            async with self.turn:
+                self.replica.adopt(found)
+        return found is not None
 
     async def _keep(self, number: int) -> None:
         node, replica = self.node, self.replica
@@ -213,23 +192,25 @@ def take_part(node: "Node", strategy: "Spsa") -> Part:
     trainer, run = node.trainer, node.run
     rule, selection = rule_of(strategy), of_parameters(trainer.module, strategy.parameters)
 
-    def first() -> Flat:
-        return Flat(run.task.model(run.seed), trainer.replica.device)
+    def first() -> Tensor:
+        return Flat(run.task.start(run.seed), trainer.replica.device).flat
 
-    start = first().flat
-    identity = rule.identify(node.swarm, trainer.replica.fingerprint, Lattice.of((0, 0), start).digest())
+    # What no checkpoint has changed is as it was made: no second model, for which there may be no room, and no copy.
+    start = trainer.replica.flat if trainer.is_fresh else first()
+    layout = trainer.replica.fingerprint + frozen_digest(trainer.module)
+    identity = rule.identify(node.swarm, layout, Lattice.of((0, 0), start).digest())
     key, roster = key_of(identity), Roster(node.home)
     roster.admit(node.public_key)
     credentials = Credentials(slot_of(node.public_key), node.sign, node.verify)
-    replica = Replica(rule, identity, Lattice.of(key, selection.gather(start)), node.home, credentials, roster)
+    replica = Replica(rule, identity, Lattice.of(key, selection.pick(start)), node.home, credentials, roster)
     try:
         notes = replica.restore()
     except CheckpointError as error:
         raise ConfigError(f"node.home: {error}") from None
-    flood = Flood(node, replica, roster, strategy.batch, strategy.relay)
+    flood = Flood(node, replica, roster, strategy.batch, strategy.relay, life.begin(node.home))
     working = Working(trainer, selection, start)
-    start_again = lambda: Lattice.of(key, selection.gather(first().flat))  # noqa: E731
-    part = Part(node, flood, working, start_again, strategy.audit_every, strategy.horizon)
+    start_again = lambda: Lattice.of(key, selection.pick(first()))  # noqa: E731
+    part = Part(node, flood, working, start_again)
     part.notes = notes
     return part
 

@@ -5,6 +5,7 @@ The caller carries records to other peers, as often as it likes and in any order
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import groupby
 from typing import NamedTuple
 
 from torch import Tensor
@@ -123,10 +124,12 @@ class Replica:
         self.log.flush()
         return self.signed()
 
-    def sign(self) -> None:
-        """The first third of `publish`; the second is `log.flush`, which may run on another thread."""
-        while self._unsigned:
-            now, self._unsigned = self._unsigned[:SIGNED_MAX], self._unsigned[SIGNED_MAX:]
+    def sign(self, hold: bool = False) -> None:
+        """The first third of `publish`; the second is `log.flush`, which may run on another thread. `hold`: there will
+        be a next time, so that what is beyond a multiple of `audit_every` need not have a signature of its own."""
+        parts = list(cut(self._unsigned, self.rule.audit_every))
+        self._unsigned = parts.pop() if hold and len(parts) > 1 else []
+        for now in parts:
             batch = Batch(self.slot, join(now)).sign(self.identity, self._credentials.sign)
             self.log.add(batch)
             self._signed += [encode(batch), *self._cover(now)]
@@ -146,16 +149,29 @@ class Replica:
             return Put()
         return self._take(self._verified(record), mending=False)
 
-    def mend(self, records: Iterable[bytes]) -> int:
-        """Take in batches that most others have, closed rounds or not; how many evaluations were new."""
-        return sum(self._take(self._verified(record), mending=True).new for record in records)
+    def replace(self, first: int, last: int, records: Iterable[bytes]) -> tuple[int, int]:
+        """Have of rounds [first, last), closed or not, what another peer has, whose batches that touch them these are;
+        how many evaluations are new, and how many are gone. Durable after the next `log.flush`.
 
-    def drop(self, slot: int, first: int, last: int) -> None:
-        """Forget the batches of a slot that touch rounds [first, last): most others refused them as too late."""
-        self.log.fold([(slot, first, last)])
-        self.book.load({})
-        for batch in (*self.log.batches.values(), *(Batch(self.slot, (run,)) for run in self._unsigned)):
-            self.book.put(batch)
+        Raises `PeerError` as `receive` does, and then nothing has changed."""
+        theirs = [self._verified(bytes(record)) for record in records]
+        for batch in theirs:
+            self.book.check(batch, max(self.round, self.book.frontier(self.left)), mending=True)
+        said = {entry for batch in theirs for entry in batch.entries()}
+        before = set(self.book.entries(first, last))
+        self._forget(
+            record
+            for record, batch in self.log.batches.items()
+            if any(first <= entry[0].round < last and entry not in said for entry in batch.entries())
+        )
+        for batch in theirs:
+            self._take(batch, mending=True)
+        after = set(self.book.entries(first, last))
+        return len(after - before), len(before - after)
+
+    def drop(self, slot: int) -> None:
+        """Forget all bytes of a slot: another key has it."""
+        self._forget(record for record, batch in self.log.batches.items() if batch.slot == slot)
 
     def close(self, round_number: int) -> None:
         """From now on rounds before this one take no new bytes: everyone has the same, or most do."""
@@ -198,12 +214,20 @@ class Replica:
                 found.setdefault(slot, set()).add("loud")
         return found
 
+    def _forget(self, records: Iterable[bytes]) -> None:
+        self.log.fold(set(records))
+        self.book.load({})
+        for batch in (*self.log.batches.values(), *(Batch(self.slot, (run,)) for run in self._unsigned)):
+            self.book.put(batch)
+
     def _verified(self, record: bytes) -> Batch:
         if len(record) > SIZE_BYTES_MAX:
             raise PeerError("oversized", f"batch of {len(record)} bytes")
         batch = decode(record)
         if batch.slot not in self.members:
             raise PeerError("unknown-slot", f"bytes of slot {batch.slot}, which nobody has")
+        if batch.runs[0].round // self.rule.audit_every != batch.runs[-1].round // self.rule.audit_every:
+            raise PeerError("malformed", "batch of rounds that may not be closed together")
         batch.check_signature(self.identity, self.members[batch.slot], self._credentials.verify)
         return batch
 
@@ -223,10 +247,15 @@ class Replica:
         return put
 
     def _cover(self, signed: list[Run]) -> list[bytes]:
+        """Batches that are due now that these runs were signed."""
+        every, covers = self.rule.audit_every, list[bytes]()
+        if self._uncovered and self._uncovered[0].round // every != signed[0].round // every:
+            covers += self._cover_all()
         self._uncovered += signed
         self._num_uncovered += 1
-        if len(self._uncovered) < COVER_EVALUATIONS:
-            return []
+        return [*covers, *(self._cover_all() if len(self._uncovered) >= COVER_EVALUATIONS else ())]
+
+    def _cover_all(self) -> list[bytes]:
         runs, num_batches = self._uncovered, self._num_uncovered
         self._uncovered, self._num_uncovered = [], 0
         if num_batches < COVERED_MIN:
@@ -266,6 +295,15 @@ def slope(
     above = loss_at(out)
     lattice.perturbed(evaluation, -step, out)
     return (above - loss_at(out)) / (2 * eps)
+
+
+def cut(runs: Iterable[Run], every: int) -> Iterator[list[Run]]:
+    """Into parts that are short enough to be signed together, none of which crosses a multiple of `every` rounds: what
+    may be closed at different times must not be in one batch."""
+    for _, group in groupby(runs, key=lambda run: run.round // every):
+        together = list(group)
+        for start in range(0, len(together), SIGNED_MAX):
+            yield together[start : start + SIGNED_MAX]
 
 
 def join(runs: Iterable[Run]) -> tuple[Run, ...]:

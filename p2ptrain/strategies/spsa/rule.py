@@ -46,6 +46,10 @@ class Rule(BaseModel):
     """Evaluations of one peer that count in one round; it bounds the share of a peer that floods."""
     exponent: int = Field(default=-6, ge=-EXPONENT_MAX, le=EXPONENT_MAX)
     """The scale of the first two spans is 2^exponent: what a slope must be for a byte of 1."""
+    audit_every: int = Field(default=256, gt=0)
+    """Rounds between seals of the integers; no batch crosses a multiple of it."""
+    horizon: int = Field(default=4096, gt=0)
+    """A byte that comes so many rounds late counts no more."""
 
     def identify(self, run: str, fingerprint: bytes, start: bytes) -> bytes:
         """32 bytes that peers share exactly when their bytes mean the same thing: rule, run, the model's layout and

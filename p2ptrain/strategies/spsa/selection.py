@@ -32,6 +32,10 @@ class Selection:
         """(size,) a copy of what is selected."""
         return torch.cat([flat[where] for where in self.ranges])
 
+    def pick(self, flat: Tensor) -> Tensor:
+        """(size,) the same without a copy, where what is selected is one range."""
+        return flat[self.ranges[0]] if len(self.ranges) == 1 else self.gather(flat)
+
     def scatter(self, selected: Tensor, flat: Tensor) -> None:
         """Put (size,) values where they belong."""
         at = 0

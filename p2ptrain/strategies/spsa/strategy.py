@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 class Spsa(Strategy):
     """Say slopes along shared noise, one byte each; all replicas are equal, bit by bit."""
 
+    brings_weights = speaks_over_channel = True
+    uses_optimizer = False
+
     lr: float | None = Field(1e-3, gt=0, le=1e3)
     """The weights move by `lr` times the mean over a round's evaluations of slope * noise."""
     final_lr: float | None = Field(None, ge=0, le=1e3)
@@ -38,8 +41,8 @@ class Spsa(Strategy):
     all."""
     batch: float = Field(1.0, gt=0, le=60)
     """Seconds of which the bytes are signed together."""
-    relay: float = Field(0.25, gt=0, le=60)
-    """Seconds for which what neighbours are to hear is gathered."""
+    relay: float = Field(1.0, gt=0, le=60)
+    """Seconds for which what neighbours are to hear is gathered: less is sooner, and costs headers."""
     audit_every: int = Field(256, gt=0)
     """Rounds between seals of the integers."""
     horizon: int = Field(4096, gt=0)
@@ -54,6 +57,8 @@ class Spsa(Strategy):
         return take_part(node, self)
 
     async def run(self, node: "Node") -> None:
+        from p2ptrain.strategies.spsa.ending import Ending
+
         part: Part = node.service
         async with asyncio.TaskGroup() as group:
             flood = group.create_task(part.flood.run())
@@ -63,5 +68,5 @@ class Spsa(Strategy):
                 for _ in range(self.samples):
                     await part.measure(self.eps)
                 await part.audit()
-            await part.end()
+            await Ending(part).run()
             flood.cancel()

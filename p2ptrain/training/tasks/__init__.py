@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from p2ptrain.errors import ConfigError
 from p2ptrain.registry import Component, Registry
 from p2ptrain.seeds import derive
+from p2ptrain.training.starts import Lora, add_lora, load
 
 Batch = tuple[Tensor, Tensor]
 
@@ -42,6 +43,19 @@ class Task(Component):
     """Examples per step."""
     warmup_steps: int = Field(default=0, ge=0)
     """A node's first steps, in which its learning rate grows: Adam's statistics are noise at first, a joiner's too."""
+    weights: Path | None = None
+    """Start from the `final.safetensors` that a node of an earlier run of the same model has left."""
+    lora: Lora | None = None
+    """Train low-rank adapters instead of the weights; needs the extra `finetune`."""
+
+    def start(self, seed: int) -> nn.Module:
+        """The model that a run begins with, the same on every node. Raises `ConfigError`."""
+        model = self.model(seed)
+        if self.weights is not None:
+            load(model, self.weights)
+        if self.lora is not None:
+            add_lora(model, self.lora, seed)
+        return model
 
     def model(self, seed: int) -> nn.Module:
         """The untrained model, the same on every node."""

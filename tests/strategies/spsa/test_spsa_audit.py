@@ -10,6 +10,7 @@ from p2ptrain.strategies.spsa.audit import (
     QUESTIONS_MAX,
     Question,
     Seal,
+    agreed,
     answer,
     fingerprint,
     judge,
@@ -88,3 +89,21 @@ def test_a_flipped_bit_of_the_master_shows_in_its_seal() -> None:
     other.lattice.values[50] ^= 1
     assert seal(one, 5).log == seal(other, 5).log
     assert seal(one, 5).master != seal(other, 5).master
+
+
+@pytest.mark.parametrize(
+    ("votes", "present", "want"),
+    [
+        ({}, {1}, None),
+        ({1: b"a", 2: b"a", 3: b"b"}, {1, 2, 3}, b"a"),
+        ({1: b"b", 2: b"a"}, {1, 2}, b"a"),  # as many: the lower
+        ({1: b"a", 2: b"a"}, {1, 2, 3}, b"a"),  # whatever 3 will say
+        ({1: b"a", 2: b"b"}, {1, 2, 3}, None),
+        ({1: b"a"}, {1, 2}, None),
+        ({1: b"a", 9: b"b", 8: b"b"}, {1}, b"b"),  # who has left has voted all the same
+    ],
+)
+def test_what_most_have_said_counts_once_nobody_can_change_it(
+    votes: dict[int, bytes], present: set[int], want: bytes | None
+) -> None:
+    assert agreed(votes, present) == want

@@ -8,14 +8,14 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from onebyte_swarm import Peers, deliver, gaussian, identity_of, quadratic, synchronise
+from onebyte_swarm import Peers, deliver, differences, gaussian, identity_of, quadratic, synchronise
 from torch import Tensor, nn
 
 from p2ptrain.errors import ConfigError
 from p2ptrain.simulation.machine import Crashed
 from p2ptrain.strategies.spsa import snapshot
 from p2ptrain.strategies.spsa.audit import judge, seal
-from p2ptrain.strategies.spsa.batch import Batch, Run, encode
+from p2ptrain.strategies.spsa.batch import Batch, Run, decode, encode
 from p2ptrain.strategies.spsa.book import Book
 from p2ptrain.strategies.spsa.lattice import Lattice
 from p2ptrain.strategies.spsa.noise import Evaluation, signs
@@ -165,16 +165,32 @@ def test_a_byte_for_a_closed_round_is_refused_and_what_slipped_in_is_mended() ->
     # The three seals tell who is the odd one out, and bisection where; it forgets what the others refused.
     common, faults = judge({slot: seal(replica.master, 8) for slot, replica in enumerate(peers.replicas)})
     assert faults == {0: "log"}
-    early.drop(3, 5, 6)
-    assert peers.digests()[0] != peers.digests()[1]
-    early.mend(others[0].records(0, 8))
+    assert differences(early.book, others[0].book, 8) == [(5, 6)]
+    assert early.replace(5, 6, others[0].records(5, 6)) == (0, 1)
     assert seal_of(early, 8) == common
     assert len(set(peers.digests())) == 1
 
     # And the other way round: a byte that most have is taken, closed or not.
-    assert early.mend([encode(late)]) == 1
+    assert early.replace(5, 6, [*others[0].records(5, 6), encode(late)]) == (1, 0)
     assert peers.restart(1) == []
     assert deliver(peers.replicas[1], encode(late)) == "closed"
+
+
+def test_what_may_be_closed_at_different_times_is_never_in_one_batch() -> None:
+    peers = Peers(SMALL.model_copy(update={"audit_every": 8}), gaussian(50, 0), 2)
+    one, other = peers.replicas
+    loss, out = quadratic(gaussian(50, 1)), torch.empty(50)
+    for _ in range(20):
+        one.advance()
+        one.evaluate(loss, out)
+    records = one.publish()
+    assert [[run.round for run in decode(record).runs] for record in records] == [
+        list(range(8)), list(range(8, 16)), list(range(16, 20))
+    ]  # fmt: skip
+    other.close(8)
+    assert [deliver(other, record) for record in records] == ["closed", "", ""]
+    crossing = Batch(0, (Run(15, 1, b"\x05"), Run(16, 1, b"\x05"))).sign(peers.identity, identity_of(0).sign)
+    assert deliver(other, encode(crossing)) == "malformed"
 
 
 def seal_of(replica: Replica, number: int) -> object:
@@ -298,7 +314,8 @@ def join(newcomer: Replica, donor: Replica) -> None:
         snapshot.pack(donor.master), donor.rule, donor.identity, donor.master.lattice.values.numel()
     )
     newcomer.adopt(found)
-    newcomer.mend(donor.records(0, LAST))
+    for record in donor.records(0, LAST):
+        newcomer.receive(record)
     newcomer.settle()
 
 
