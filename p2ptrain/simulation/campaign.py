@@ -134,8 +134,9 @@ async def _judge(trial: Trial, outcome: Outcome) -> None:
 
     world.on_event = on_event
     chaos.observe = watch.observe
+    interference = Interference(world, outcome.faults, trial.core)
     if trial.interference:
-        chaos.interfere = Interference(world, outcome.faults, trial.core).at
+        chaos.interfere = interference.at
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(world.run(LIMIT_S))
@@ -144,6 +145,7 @@ async def _judge(trial: Trial, outcome: Outcome) -> None:
             world.disturb(())
             await _until_healed(world, watch)
             outcome.recovered_s = world.now - STORM_S
+            interference.is_over = True
             for node in world.nodes.values():
                 group.create_task(world.stop(node.name))
         watch.ended()
@@ -171,6 +173,8 @@ class Interference:
 
     def __init__(self, world: World, counts: Counter[str], core: frozenset[str]) -> None:
         self._world, self._counts, self._core = world, counts, core
+        self.is_over = False
+        """Nobody is started again that was stopped meanwhile: it would live for ever."""
         self._rng = python_random(world.topology.run.seed, "interference")
 
     async def at(self, place: str) -> None:
@@ -191,6 +195,8 @@ class Interference:
             await asyncio.sleep(self._rng.expovariate(2.0))
 
     def _restart(self, name: str) -> None:
+        if self.is_over:
+            return
         asyncio.ensure_future(self._world.start(name))  # noqa: RUF006 - it returns at once
 
 
