@@ -255,10 +255,12 @@ class Node:
 
     async def combine(self, staleness: int) -> int:
         """Become what the run's rule makes of the replica and of what peers have shown in that many rounds; of how many
-        peers. With too few for the rule the replica stays as it is, which is said."""
+        peers. Known liars, which are left out, are no longer among the `f` that the rule must bear. With too few for
+        the rule the replica stays as it is, which is said."""
         gathered = self.gatherer.gather(staleness)
         shown = list(gathered.values())
-        replica, rule = self.trainer.replica, self.run.aggregator
+        known = sum(self.reputation.shuns(member.peer) for member in self._adjacent(self.membership.view()))
+        replica, rule = self.trainer.replica, self.run.aggregator.without(known)
 
         def work() -> list[float]:
             own = replica.flat.to("cpu")
@@ -374,11 +376,14 @@ class Node:
         return [member for member in self.membership.view() if not self.reputation.shuns(member.peer)]
 
     def _reachable(self) -> list[Member]:
-        view = [member for member in self.trusted() if member.reachable]
+        return self._adjacent([member for member in self.trusted() if member.reachable])
+
+    def _adjacent(self, members: list[Member]) -> list[Member]:
+        """Those of them that are neighbours, if there is a graph."""
         if self.graph is None or self.slot >= self.graph.num_nodes:
-            return view
+            return members
         neighbours = self.graph.neighbours(self.slot)
-        return [member for member in view if member.slot in neighbours]
+        return [member for member in members if member.slot in neighbours]
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

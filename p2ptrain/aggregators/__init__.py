@@ -9,7 +9,7 @@ In what follows n = 1 + m vectors are combined, own first, of which the rule is 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -80,6 +80,17 @@ class Aggregator(Component):
     def check_enough(self, num_received: int) -> None:
         if num_received < self.min_received:
             raise TooFewError(self.name, num_received, self.min_received)
+
+    def without(self, liars: int) -> Self:
+        """The rule when so many of the `f` that it bears are known, and have no vector among the received."""
+        changes: dict[str, Any] = {}
+        for field in type(self).model_fields:
+            value = getattr(self, field)
+            if field == "f":
+                changes[field] = max(0, value - liars)
+            elif isinstance(value, Aggregator):
+                changes[field] = value.without(liars)
+        return self.model_copy(update=changes)
 
     def columns(self, rows: list[Tensor]) -> Tensor:
         """For elementwise rules: n tensors (chunk,), own first -> (chunk,). Must not write to them."""

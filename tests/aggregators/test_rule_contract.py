@@ -255,3 +255,10 @@ def test_bad_options(name: str, options: dict[str, Any], message: str) -> None:
 def test_what_is_no_set_of_vectors_is_a_bug(own: Tensor, received: Tensor) -> None:
     with pytest.raises(ValueError, match="expected"):
         aggregators.make("mean")(own, received)
+
+
+def test_known_liars_are_taken_off_inside_too() -> None:
+    rule = aggregators.make("nnm", f=3, rule="krum")
+    assert rule.without(2) == aggregators.make("nnm", f=1, rule={"name": "krum", "f": 1})
+    assert rule.without(9).min_received <= 3
+    assert aggregators.make("median").without(2) == aggregators.make("median")

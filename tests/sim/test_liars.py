@@ -179,3 +179,11 @@ def test_one_lie_for_all_is_not_equivocation_and_one_far_off_is_suspected() -> N
     found = suspicions(outcome(topology({"name": "foe", "strength": 4}, {"name": "nna", "f": 2}))[2])
     assert {level for (who, _), level in found.items() if who.startswith("node")} == {"suspected"}
     assert {whom for who, whom in found if who.startswith("node")} == {"liar-0", "liar-1"}
+
+
+def test_a_rule_need_not_bear_those_that_are_shunned() -> None:
+    """Multi-Krum with f = 2 asks for six vectors; of five honest nodes each has four others."""
+    log = outcome(topology("equivocation", {"name": "multi-krum", "f": 2}, honest=5, run={"steps": 60}))[2]
+    shunned = min(s.time for s in log if isinstance(s.event, Suspected) and s.event.level == "quarantined")
+    notes = [s for s in log if isinstance(s.event, Noted) and s.node.startswith("node") and s.time > shunned]
+    assert not [note for note in notes if "needs" in note.event.message]  # type: ignore[attr-defined]
