@@ -4,7 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
-from itertools import combinations, permutations
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -127,7 +127,7 @@ class NobodyStartsFromNothing(Invariant):
             return
         for other in self.world.nodes.values():
             had_weights = other.alive and self._has_weights.get(other.life, math.inf) < node.born
-            if any(self.world.links.link(way).down for way in permutations((node.peer, other.peer))):
+            if any(self.world.links.link(way).down for way in ((node.peer, other.peer), (other.peer, node.peer))):
                 continue  # since before it was born, or it would be disturbed
             if had_weights and self.world.disturbed(other.name) < node.born - 1.0:
                 self.fail(f"{node.name} trains from random weights, and {other.name} was there all the time")
