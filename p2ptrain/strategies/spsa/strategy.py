@@ -41,7 +41,7 @@ class Spsa(Strategy):
     all."""
     batch: float = Field(1.0, gt=0, le=60)
     """Seconds of which the bytes are signed together."""
-    relay: float = Field(1.0, gt=0, le=60)
+    relay: float = Field(0.5, gt=0, le=60)
     """Seconds for which what neighbours are to hear is gathered: less is sooner, and costs headers."""
     audit_every: int = Field(256, gt=0)
     """Rounds between seals of the integers."""
