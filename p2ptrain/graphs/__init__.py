@@ -45,10 +45,14 @@ class Graph(Component):
     """Graphs that take the place of this one, one after the other. All else that is said of a graph is of its first
     epoch."""
 
-    @cached_property
+    @property
     def epochs(self) -> "list[Graph]":
         """This graph, then those of its schedule; all connected, on the same vertices."""
-        return [self, *map(self._later, self.schedule)]
+        return [self, *self._scheduled]
+
+    @cached_property
+    def _scheduled(self) -> "list[Graph]":  # without this graph itself: what is kept counts when two are compared
+        return [self._later(change) for change in self.schedule]
 
     def epoch_at(self, progress: float) -> int:
         """Which of `epochs` it is when so much of the run, a share, is over."""
