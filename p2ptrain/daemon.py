@@ -164,6 +164,7 @@ class Daemon:
         self.emit(Started(self.machine.peer, config.slot, device, address, size, is_open))
         if is_open:
             self.emit(Noted("info", "this swarm is open: it has no key, so anyone who reaches it can join"))
+        self.membership.set_state(State.STARTING, self.node.step)  # so that those who have nothing wait for who resumes
         await self._live()
 
     def _make_record(self, sequence: int, expires_unix_s: float) -> bytes:
@@ -250,11 +251,17 @@ class Daemon:
         too, or not yet called back."""
         started = self._now()
         while not self._donors() and self.config.bootstrap:
-            in_sight = self.membership.searching or bool(self._with_weights())
+            in_sight = self.membership.searching or bool(self._with_weights()) or self._others_resume()
             if self._now() - started > (SEARCH_S if in_sight else DISCOVERY_S):
                 break
             await self._look_again()
         return self._donors()
+
+    def _others_resume(self) -> bool:
+        """Whether this node has nothing, and somebody who starts too has taken steps in an earlier life."""
+        return self.node.step == 0 and any(
+            member.state == State.STARTING and member.step > 0 for member in self.membership.view()
+        )
 
     def _with_weights(self) -> list[Member]:
         states = (State.TRAINING, State.FINISHED, State.DONE)

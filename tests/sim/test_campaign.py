@@ -101,5 +101,6 @@ REGRESSIONS: list[dict[str, Any]] = yaml.safe_load((HERE / "regressions.yaml").r
 
 @pytest.mark.parametrize("entry", REGRESSIONS, ids=lambda entry: entry["what"])
 def test_what_was_found_once_stays_mended(entry: dict[str, Any]) -> None:
-    topology = Topology.model_validate({**yaml.safe_load(FILE.read_text()), **entry.get("file", {})})
+    source = FILE.with_name(f"{entry.get('topology', FILE.stem)}.yaml")
+    topology = Topology.model_validate({**yaml.safe_load(source.read_text()), **entry.get("file", {})})
     assert judge(draw(topology, entry["seed"], entry.get("mode", "safety"))).failure is None
