@@ -191,7 +191,7 @@ class Swarm:
             self._fold(name, Restarted())
         others = [self._address(other) for other in self.running][:3]
         file = self.files[name]
-        bootstrap = tuple(dict.fromkeys((*others, *file.node.bootstrap))) if file.node.carrier != "mqtt" else ()
+        bootstrap = tuple(dict.fromkeys((*others, *file.node.bootstrap))) if file.node.calls else ()
         await self._spawn(name, resolve.with_node(file, bootstrap=bootstrap))
 
     async def restart(self, name: str) -> None:

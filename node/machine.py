@@ -78,8 +78,7 @@ async def set_up(file: NodeFile, sink: Sink, stack: AsyncExitStack, orders: Orde
     transport = GrpcTransport(identity.peer, credentials or Cleartext(), turned_away, config.proxy)
     address = transport.bind(config.listen)
     stack.push_async_callback(transport.close)
-    calls = config.carrier != "mqtt"
-    hosts, multiaddrs = split_bootstrap(config.bootstrap) if calls else ([], [])
+    hosts, multiaddrs = split_bootstrap(config.bootstrap) if config.calls else ([], [])
     return Machine(
         peer=identity.peer,
         public_key=identity.public_key,
@@ -88,7 +87,7 @@ async def set_up(file: NodeFile, sink: Sink, stack: AsyncExitStack, orders: Orde
         addresses=config.announce or (address,),
         bootstrap=tuple(hosts),
         transport=transport,
-        directory=await _start_directory(file.name, config, multiaddrs, sink, stack) if calls else None,
+        directory=await _start_directory(file.name, config, multiaddrs, sink, stack) if config.calls else None,
         channel=_channel(file, identity.peer, sink),
         compute=compute,
         home=Folder(config.home),

@@ -148,6 +148,11 @@ class NodeConfig(Strict):
     """A broker to publish events at, `mqtt://user:password@host:port`. The password may come from the environment
     variable P2PTRAIN_MQTT_PASSWORD instead."""
 
+    @property
+    def calls(self) -> bool:
+        """Whether it calls others at all."""
+        return self.carrier != "mqtt"
+
 
 class NodeFile(Strict):
     """One daemon's whole configuration."""

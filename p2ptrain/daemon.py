@@ -35,7 +35,7 @@ from p2ptrain.training import checkpoints, devices
 from p2ptrain.training.replica import Replica
 from p2ptrain.training.splits import examples
 from p2ptrain.training.trainer import Trainer
-from p2ptrain.waiting import within
+from p2ptrain.waiting import now, within
 from p2ptrain.witness import Witness
 
 SEEN_ROUNDS = 8
@@ -103,7 +103,7 @@ class Daemon:
             machine.transport, machine.directory, self._make_record, settings,
             rng=rng("membership"), now_unix=machine.now_unix, emit=self.emit,
         )  # fmt: skip
-        self.reputation = Reputation(machine.emit, self._now)
+        self.reputation = Reputation(machine.emit, now)
         liar = None if config.attack is None else Liar(config.attack, run.aggregator, self._numpy_rng(), self._spy)
         self.exchanger = Exchanger(
             transport=machine.transport,
@@ -249,10 +249,10 @@ class Daemon:
     async def _look_around(self) -> list[Member]:
         """Who has weights and answers; waits for somebody, as long as there is hope. Who calls first may be a newcomer
         too, or not yet called back."""
-        started = self._now()
+        started = now()
         while not self._donors() and self.config.bootstrap:
             in_sight = self.membership.searching or bool(self._with_weights()) or self._others_resume()
-            if self._now() - started > (SEARCH_S if in_sight else DISCOVERY_S):
+            if now() - started > (SEARCH_S if in_sight else DISCOVERY_S):
                 break
             await self._look_again()
         return self._donors()
@@ -273,8 +273,8 @@ class Daemon:
     async def _fetch(self, donors: list[Member]) -> bool:
         """Download from random donors; whether that worked."""
         order = [member.peer for member in donors]
-        self._rng(f"donors-{self._now()}").shuffle(order)
-        started = self._now()
+        self._rng(f"donors-{now()}").shuffle(order)
+        started = now()
         replica, pace = self.trainer.replica, self.exchanger.pace
         try:
             found = await download(self.machine.transport, order, self.file.name, replica, pace)
@@ -283,7 +283,7 @@ class Daemon:
             return False
         await chaos.point("fetched")
         await self.node.adopt(found.vector)
-        self.emit(Fetched(found.step, len(found.donors), found.bytes_received, self._now() - started))
+        self.emit(Fetched(found.step, len(found.donors), found.bytes_received, now() - started))
         return True
 
     async def _adopt_swarm_if_orphan(self) -> None:
@@ -332,7 +332,7 @@ class Daemon:
                 saved = self.node.step
 
     async def _save(self) -> None:
-        started, machine = self._now(), self.machine
+        started, machine = now(), self.machine
         now_unix = machine.now_unix()
         checkpoint = await machine.compute.run(lambda: checkpoints.capture(self.trainer, self.file.name, now_unix))
         try:
@@ -341,7 +341,7 @@ class Daemon:
             self.emit(Noted("error", f"no checkpoint was written: {error}"))
             return
         await chaos.point("saved")
-        self.emit(Saved(checkpoint.step, self._now() - started))
+        self.emit(Saved(checkpoint.step, now() - started))
 
     async def _drain(self) -> None:
         """Settle what is under way, say goodbye, leave the final state on disk."""
@@ -359,9 +359,6 @@ class Daemon:
         home = self.machine.home
         home.write(f"{FINAL}.tmp", content)
         home.rename(f"{FINAL}.tmp", FINAL)
-
-    def _now(self) -> float:
-        return asyncio.get_running_loop().time()
 
 
 def build_trainer(file: NodeFile, machine: Machine) -> Trainer:

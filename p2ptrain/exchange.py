@@ -26,7 +26,7 @@ from p2ptrain.pace import Pace
 from p2ptrain.ports import PeerId, Stream, Transport
 from p2ptrain.reputation import Reputation
 from p2ptrain.seeds import derive
-from p2ptrain.talk import STREAM_TIMEOUT_S, Talk, Tally, both, chunks
+from p2ptrain.talk import MAX_NORM_RATIO, STREAM_TIMEOUT_S, Talk, Tally, both, chunks
 from p2ptrain.telemetry.events import Event
 from p2ptrain.training.replica import Lease, Shared
 from p2ptrain.wire.exchange_pb2 import Commit, Done, Open, Ready, SwapMessage
@@ -37,8 +37,6 @@ WINDOW = 4
 """Chunks that a side may be ahead of the other."""
 SAMPLE_EVERY = 8
 """The distance between the two replicas is measured on every eighth chunk."""
-MAX_NORM_RATIO = 1e3
-"""A vector this many times longer than one's own is not a replica of the same model."""
 
 
 @dataclass

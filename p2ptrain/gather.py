@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from p2ptrain import offers
+from p2ptrain.bounded import keep
 from p2ptrain.errors import PeerBusy, PeerError
 from p2ptrain.liar import Liar
 from p2ptrain.offers import Offer
 from p2ptrain.ports import PeerId, Stream, Transport
 from p2ptrain.statements import Author, Statement, add_to_digest, checked, start_digest
-from p2ptrain.talk import STREAM_TIMEOUT_S, Talk, Tally, both, chunk_size_of, chunks
+from p2ptrain.talk import MAX_NORM_RATIO, STREAM_TIMEOUT_S, Talk, Tally, both, chunk_size_of, chunks
 from p2ptrain.waiting import News, within
 from p2ptrain.wire.exchange_pb2 import Done, Open, SwapMessage
 from p2ptrain.witness import Witness
@@ -33,8 +34,6 @@ MAX_AT_ONCE = 16
 MAX_ROUND = 1 << 62
 CALLS, BUSY_S = 3, 1.0
 """How often to call a peer that is busy, and how long to wait before the next time if it is with this node."""
-MAX_NORM_RATIO = 1e3
-"""A vector this many times longer than one's own is not a replica of the same model."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,9 +65,8 @@ class Gatherer:
     liar: Liar | None = None
     round: int = 0
     """How many times this node has combined what it was shown."""
-    _shown: dict[PeerId, Shown] = field(default_factory=dict)
-    _earlier: dict[PeerId, Shown] = field(default_factory=dict)
-    """The one before, of peers that go in rounds."""
+    _shown: dict[PeerId, tuple[Shown, ...]] = field(default_factory=dict)
+    """The latest of each peer first; of those that go in rounds the one before, too."""
     _offered: Offer | None = None
     _offered_before: Offer | None = None
     """In rounds: somebody may not have it yet."""
@@ -100,7 +98,7 @@ class Gatherer:
         """By peer, in the order of their ids: the vectors that came at most so many rounds ago, of peers that are not
         in quarantine."""
         oldest = self.round - staleness
-        found = {peer: self._shown[peer] for peer in sorted(self._shown) if not self.talk.shuns(peer)}
+        found = {peer: self._shown[peer][0] for peer in sorted(self._shown) if not self.talk.shuns(peer)}
         return {peer: shown.vector for peer, shown in found.items() if shown.round >= oldest}
 
     def gather(self, staleness: int) -> dict[PeerId, Tensor]:
@@ -117,16 +115,14 @@ class Gatherer:
 
     def shown_in(self, peer: PeerId, round: int) -> Shown | None:
         """What this peer has shown of a round, if that is one of its last two."""
-        found = (self._shown.get(peer), self._earlier.get(peer))
-        return next((shown for shown in found if shown is not None and shown.of == round), None)
+        return next((shown for shown in self._shown.get(peer, ()) if shown.of == round), None)
 
     def latest_round(self, peer: PeerId) -> int:
         """0: this peer has shown nothing."""
-        return self._shown[peer].of if peer in self._shown else 0
+        return self._shown[peer][0].of if peer in self._shown else 0
 
     def forget(self, peer: PeerId) -> None:
         self._shown.pop(peer, None)
-        self._earlier.pop(peer, None)
 
     async def news(self) -> None:
         """Returns when a peer has shown its vector, or an exchange with one has ended."""
@@ -166,7 +162,7 @@ class Gatherer:
             self.transport.stream(peer, SHARE, STREAM_TIMEOUT_S) as stream,
         ):
             offer = self._present(peer)
-            known = self.shown_in(peer, offer.round) or self._shown.get(peer)
+            known = self.shown_in(peer, offer.round) or next(iter(self._shown.get(peer, ())), None)
             mine = self._open(offer, peer, self.rng.randbytes(16), known.number if known else 0)
             await self.talk.send(stream, SwapMessage(open=mine), tally)
             theirs = (await self.talk.expect(stream, "open", tally)).open
@@ -186,7 +182,7 @@ class Gatherer:
                     raise PeerBusy  # both call each other, and one call does for both
                 async with self._slot(stream.peer, self._answering):
                     offer, number = self._present(stream.peer, theirs.round), statement.number
-                    has_it = any(shown.number == number for shown in self._all_of(stream.peer))
+                    has_it = any(shown.number == number for shown in self._shown.get(stream.peer, ()))
                     mine = self._open(offer, stream.peer, theirs.exchange, number if has_it else 0)
                     await self.talk.send(stream, SwapMessage(open=mine), tally)
                     was_news = await self._trade(stream, offer, mine, theirs, statement, tally)
@@ -220,9 +216,6 @@ class Gatherer:
         opening.step, opening.round, opening.have = offer.step, offer.round, have
         opening.statement.CopyFrom(offer.statement.encoded())
         return opening
-
-    def _all_of(self, peer: PeerId) -> list[Shown]:
-        return [shown[peer] for shown in (self._shown, self._earlier) if peer in shown]
 
     def _check(self, theirs: Open, peer: PeerId) -> Statement:
         """Refuse what makes no sense; what the peer has signed counts from here on."""
@@ -268,12 +261,9 @@ class Gatherer:
         self._news.tell()
 
     def _keep(self, peer: PeerId, shown: Shown) -> None:
-        latest = self._shown.pop(peer, None)
-        if latest is not None and shown.of:
-            shown, self._earlier[peer] = (latest, shown) if latest.of > shown.of else (shown, latest)
-        self._shown[peer] = shown
-        if len(self._shown) > MAX_SHOWN:
-            self.forget(next(iter(self._shown)))
+        before = self._shown.get(peer, ())[:1] if shown.of else ()
+        latest_first = sorted((shown, *before), key=lambda each: each.of, reverse=True)
+        keep(self._shown, peer, tuple(latest_first), MAX_SHOWN)
 
     @asynccontextmanager
     async def _slot(self, peer: PeerId, taken: dict[PeerId, None]) -> AsyncIterator[None]:

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from p2ptrain.attacks import Attack, Scene
 from p2ptrain.ports import PeerId
+from p2ptrain.talk import MAX_NORM_RATIO
 
-BELIEVED = 300.0
-"""A third of what others take for a replica of the same model (`gather.MAX_NORM_RATIO`): theirs may be shorter."""
+BELIEVED = 0.3 * MAX_NORM_RATIO
+"""Less than others take for a replica of the same model: theirs may be shorter."""
 
 Spy = Callable[[PeerId], "Sight | None"]
 """What the liar sees of the swarm, for a recipient; None: nothing."""

@@ -36,7 +36,7 @@ from p2ptrain.swarm.view import Member, Members, State
 from p2ptrain.telemetry.events import Evaluated, Event, Finished, Merged, Noted, Stepped
 from p2ptrain.training.replica import named_slices
 from p2ptrain.training.trainer import DivergedError, Trainer, learning_rate_factor
-from p2ptrain.waiting import News, within
+from p2ptrain.waiting import News, now, within
 
 TOLD_EVERY_S = 0.05
 """Small models take thousands of steps a second; not each is worth an event."""
@@ -98,7 +98,7 @@ class Node:
     def __post_init__(self) -> None:
         self._plan, self.rounds = self.graph, Rounds(self)
         self._pick = self.rng("pick")
-        self._started = self._now()
+        self._started = now()
 
     @property
     def step(self) -> int:
@@ -109,7 +109,7 @@ class Node:
     def progress(self) -> float:
         """Share of the run that is over, in [0, 1]; 0 for a run without end."""
         by_steps = self.step / self.run.steps if self.run.steps else 0.0
-        by_time = (self._now() - self._started) / self.run.seconds if self.run.seconds else 0.0
+        by_time = (now() - self._started) / self.run.seconds if self.run.seconds else 0.0
         return min(max(by_steps, by_time), 1.0)
 
     @property
@@ -128,7 +128,7 @@ class Node:
 
     def begin(self) -> None:
         """Training starts now: `run.seconds` count from here."""
-        self._started = self._now()
+        self._started = now()
 
     def finish(self) -> None:
         """The last step was taken; says so once."""
@@ -175,7 +175,7 @@ class Node:
         """One local step; its loss. Evaluates on held-out data when that is due. `step`: how a method takes its steps
         that does not follow a gradient; on the compute thread, as `Trainer.step`."""
         self._follow()
-        started = self._now()
+        started = now()
         progress, take = self.progress, step or self.trainer.step
         try:
             loss = await self.compute.train(lambda: take(progress))
@@ -183,12 +183,12 @@ class Node:
             self.emit(Noted("error", str(error)))
             loss = float("nan")
         self.membership.set_state(State.FINISHED if self._is_over else State.TRAINING, self.step)
-        now = self._now()
-        if now - self._told >= TOLD_EVERY_S or self.finished:
-            self._told = now
-            self.emit(Stepped(self.step, loss, now - started))
+        ended = now()
+        if ended - self._told >= TOLD_EVERY_S or self.finished:
+            self._told = ended
+            self.emit(Stepped(self.step, loss, ended - started))
         self._stepped.tell()
-        if self._now() - self._evaluated >= self.run.evaluate_every:
+        if now() - self._evaluated >= self.run.evaluate_every:
             await self.evaluate()
         return loss
 
@@ -208,7 +208,7 @@ class Node:
     async def evaluate(self) -> None:
         """Held-out loss and accuracy of the replica as it is."""
         metrics = await self.compute.run(self.trainer.evaluate)
-        self._evaluated = self._now()
+        self._evaluated = now()
         self.emit(Evaluated(self.step, metrics.loss, metrics.accuracy, metrics.gap))
 
     async def reached(self, step: float) -> None:
@@ -247,8 +247,8 @@ class Node:
 
     async def gathered(self, peers: Collection[PeerId], within_s: float) -> None:
         """Returns when those of these that still train have shown something new in this round, or that time is over."""
-        give_up = self._now() + within_s
-        while not self.draining and (left_s := give_up - self._now()) > 0:
+        give_up = now() + within_s
+        while not self.draining and (left_s := give_up - now()) > 0:
             if set(self.trainers()).intersection(peers) <= self.gatherer.shown(0).keys():
                 return
             await within(min(left_s, 1.0), self.gatherer.news())  # one of them may leave meanwhile
@@ -322,14 +322,14 @@ class Node:
 
     async def _final_vector_of(self, peer: PeerId) -> Tensor:
         """What it brings to the merge, which it may begin a moment after us. Raises `PeerError` when it is gone."""
-        give_up = self._now() + FINAL_PATIENCE_S
+        give_up = now() + FINAL_PATIENCE_S
         while True:
             try:
                 replica, pace = self.trainer.replica, self.exchanger.pace
                 found = await download(self.transport, [peer], self.swarm, replica, pace, final=True)
                 return found.vector
             except PeerError:
-                if self.draining or self.membership.find(peer) is None or self._now() > give_up:
+                if self.draining or self.membership.find(peer) is None or now() > give_up:
                     raise
             await asyncio.sleep(0.2)
 
@@ -346,9 +346,9 @@ class Node:
         """Others may still average with this node while it waits."""
         await self.settle()
         self.finish()
-        deadline = self._now() + MERGE_PATIENCE_S
+        deadline = now() + MERGE_PATIENCE_S
         while not self.draining and self.others_train():
-            if self._now() > deadline:
+            if now() > deadline:
                 self.emit(Noted("warning", "merging without those that are still training"))
                 return
             await within(1.0, self.membership.changed())
@@ -384,9 +384,6 @@ class Node:
             return members
         neighbours = self.graph.neighbours(self.slot)
         return [member for member in members if member.slot in neighbours]
-
-    def _now(self) -> float:
-        return asyncio.get_running_loop().time()
 
 
 def mean_of(vectors: list[Tensor]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from p2ptrain.bounded import keep
 from p2ptrain.ports import PeerId
 
 SMOOTHING = 0.1
@@ -24,13 +25,10 @@ class Pace:
 
     def observe(self, peer: PeerId, seconds: float) -> None:
         """A message took this long to come."""
-        known = self._latency_s.pop(peer, None)
-        mean, deviation = known or (seconds, seconds / 2)
+        mean, deviation = self._latency_s.get(peer, (seconds, seconds / 2))
         deviation += SMOOTHING * (abs(seconds - mean) - deviation)
         mean += SMOOTHING * (seconds - mean)
-        self._latency_s[peer] = (mean, deviation)
-        if len(self._latency_s) > MAX_PEERS:
-            del self._latency_s[next(iter(self._latency_s))]
+        keep(self._latency_s, peer, (mean, deviation), MAX_PEERS)
 
     def patience(self, peer: PeerId, nbytes: int = 0) -> float:
         """Seconds to wait for the next message of `peer`, or for it to take one, of up to `nbytes`."""

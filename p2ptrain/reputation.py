@@ -8,6 +8,7 @@ chance (a vector far from the others) can never bring anybody into quarantine by
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from p2ptrain.bounded import keep
 from p2ptrain.ports import PeerId
 from p2ptrain.telemetry.events import Event, Suspected
 
@@ -42,10 +43,7 @@ class Reputation:
 
     def blame(self, peer: PeerId, why: str, weight: float = REFUSED, up_to: float = MAX_BLAME) -> None:
         """It did this wrong."""
-        standing = self._standings.pop(peer, None) or _Standing(at=self.now())
-        self._standings[peer] = standing
-        if len(self._standings) > MAX_PEERS:
-            del self._standings[next(iter(self._standings))]
+        standing = keep(self._standings, peer, self._standings.get(peer) or _Standing(at=self.now()), MAX_PEERS)
         decayed = self._decayed(standing)
         standing.blame, standing.at = max(decayed, min(decayed + weight, up_to)), self.now()
         if standing.blame >= QUARANTINED and standing.level != "quarantined":

@@ -28,7 +28,7 @@ from p2ptrain.offers import Offer
 from p2ptrain.ports import PeerId
 from p2ptrain.strategies.mixing import lazy
 from p2ptrain.swarm.view import Member, State
-from p2ptrain.waiting import either, within
+from p2ptrain.waiting import either, now, within
 
 if TYPE_CHECKING:
     from p2ptrain.node import Node
@@ -82,9 +82,9 @@ class Rounds:
 
     async def together(self) -> None:
         """Returns when all neighbours that the graph gives this node are there, or this has taken too long."""
-        node, give_up = self.node, _now() + self.patience_s
+        node, give_up = self.node, now() + self.patience_s
         wanted = self._row().keys()
-        while not node.draining and (left_s := give_up - _now()) > 0:
+        while not node.draining and (left_s := give_up - now()) > 0:
             if wanted <= {member.slot for member in self._neighbours() if member.state != State.STARTING}:
                 return
             await within(min(left_s, 1.0), node.membership.changed())
@@ -107,7 +107,7 @@ class Rounds:
         while True:
             offer = await self.node.compute.aside(lambda: self._prepare(vector))
             self.gatherer.offer(offer)
-            give_up = _now() + self.patience_s
+            give_up = now() + self.patience_s
             async with asyncio.TaskGroup() as group:
                 for peer in self._partners():
                     group.create_task(self._meet(peer, offer, give_up))
@@ -121,7 +121,7 @@ class Rounds:
 
     async def _meet(self, peer: PeerId, offer: Offer, give_up: float) -> None:
         """Returns when both have the other's vector of this round, or that is not to be expected any more."""
-        while not self._has_met(peer, offer) and (left_s := give_up - _now()) > 0:
+        while not self._has_met(peer, offer) and (left_s := give_up - now()) > 0:
             if peer not in (partners := self._partners()) or self._furthest() > offer.round + 1:
                 return
             if partners[peer]:
@@ -194,7 +194,3 @@ class Rounds:
             row = lazy(metropolis_weights(graph))[self.node.slot]
             self._weights = graph, {slot: float(row[slot]) for slot in graph.neighbours(self.node.slot)}
         return self._weights[1]
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

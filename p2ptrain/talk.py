@@ -27,6 +27,9 @@ GRACE_S, MIN_BYTES_PER_S = 30.0, 1 << 14
 STREAM_TIMEOUT_S = 24 * 3600.0
 """For gRPC, which wants one; the deadlines that matter are `Pace`'s and the one above."""
 
+MAX_NORM_RATIO = 1e3
+"""A vector this many times longer than one's own is not a replica of the same model."""
+
 _REFUSALS = frozenset({"busy", "not-ready", "wrong-run", "wrong-model", "wrong-codec", "quarantined"})
 _MISTAKES = frozenset({"wrong-run", "wrong-model", "wrong-codec"})
 _LIES = frozenset({"malformed", "oversized", "replayed", "not-finite", "too-far", "bad-signature"})

@@ -6,6 +6,11 @@ from contextlib import suppress
 from typing import Any
 
 
+def now() -> float:
+    """Seconds of the running loop's clock, which does not jump; virtual in simulations."""
+    return asyncio.get_running_loop().time()
+
+
 async def within(timeout_s: float, awaited: Awaitable[object]) -> None:
     """Wait for it, but not longer than that."""
     with suppress(TimeoutError):

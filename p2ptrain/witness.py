@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from p2ptrain.bounded import keep
 from p2ptrain.errors import PeerError
 from p2ptrain.messages import parse
 from p2ptrain.ports import Bytes, PeerId, Transport
@@ -52,10 +53,7 @@ class Witness:
         """A checked one."""
         self._has_heard.set()
         peer = statement.peer
-        heard = self._heard.pop(peer, {})
-        self._heard[peer] = heard
-        if len(self._heard) > MAX_PEERS:
-            del self._heard[next(iter(self._heard))]
+        heard = keep(self._heard, peer, self._heard.get(peer, {}), MAX_PEERS)
         before = heard.setdefault(statement.number, statement)
         if len(heard) > MAX_NUMBERS:
             del heard[min(heard)]

@@ -273,7 +273,7 @@ async def test_what_has_no_rounds_is_kept_once() -> None:
     other.offer(5.0, 0)
     await show(one, other, 1.0, 0)
     await show(one, other, 2.0, 0)
-    assert not other.gatherer._earlier
+    assert len(other.gatherer._shown[one.id]) == 1
     assert one.gatherer._offered_before is None
 
 

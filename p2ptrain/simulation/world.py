@@ -207,7 +207,7 @@ class World:
         """What a new life of the node starts with."""
         others = [other.file.node.listen for other in self.nodes.values() if other.alive and other is not node][:3]
         bootstrap = tuple(dict.fromkeys((*node.file.node.bootstrap, *(others if node.lives > 1 else ()))))
-        calls = node.file.node.carrier != "mqtt"
+        calls = node.file.node.calls
         config = node.file.node.model_copy(update={"bootstrap": bootstrap if calls and not self.table else ()})
         members = TableMembers(self.table, node.peer, node.name, config.slot) if self.table else None
         machine = Machine(

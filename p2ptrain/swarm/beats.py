@@ -1,6 +1,5 @@
 """What members say to each other: this node's own heartbeat, and the gate for everybody else's."""
 
-import asyncio
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from p2ptrain.swarm.records import Record
 from p2ptrain.swarm.throttle import Throttle
 from p2ptrain.swarm.view import State
 from p2ptrain.telemetry.events import Event, Noted, Rejected
+from p2ptrain.waiting import now
 from p2ptrain.wire.membership_pb2 import Beat, PeersReply, PeersRequest, SignedRecord
 
 RECORDS_PER_REPLY_MAX = 64
@@ -80,9 +80,9 @@ class Beats:
         self.renew()
 
     def renew(self) -> None:
-        now = self._now_unix()
-        self._sequence = max(self._sequence + 1, int(now * 1000))
-        self.expires_unix_s = now + self._settings.ttl_s
+        now_unix_s = self._now_unix()
+        self._sequence = max(self._sequence + 1, int(now_unix_s * 1000))
+        self.expires_unix_s = now_unix_s + self._settings.ttl_s
         self._mine = SignedRecord.FromString(self._make_record(self._sequence, self.expires_unix_s))
 
     @property
@@ -150,7 +150,7 @@ class Beats:
             self._warn_once(source, text)
 
     def _warn_once(self, key: str, text: str) -> None:
-        if self._warnings.lets(key, _now()):
+        if self._warnings.lets(key, now()):
             self._emit(Noted("warning", text))
 
     @contextmanager
@@ -160,10 +160,6 @@ class Beats:
             yield
         except PeerError as error:
             self.rejected[error.reason] += 1
-            if self._rejections.lets((error.reason, source), _now()):
+            if self._rejections.lets((error.reason, source), now()):
                 self._emit(Rejected(source, error.reason, error.detail))
             raise
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

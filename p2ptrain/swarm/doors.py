@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from p2ptrain.bounded import keep
 from p2ptrain.errors import PeerError
 from p2ptrain.ports import PeerId
 from p2ptrain.telemetry.events import Event, Noted
+from p2ptrain.waiting import now
 
 LOST_MAX = 64
 LOST_FOR_S = 3600.0
@@ -56,10 +58,7 @@ class Doors:
     def remember(self, addresses: Iterable[str]) -> None:
         """Somebody who lived there fell silent."""
         for address in addresses:
-            self._lost.pop(address, None)
-            if len(self._lost) >= LOST_MAX:
-                del self._lost[next(iter(self._lost))]
-            self._lost[address] = _now() + LOST_FOR_S
+            keep(self._lost, address, now() + LOST_FOR_S, LOST_MAX)
 
     @property
     def promising(self) -> bool:
@@ -68,14 +67,14 @@ class Doors:
 
     def start(self, group: asyncio.TaskGroup) -> None:
         # Many nodes of a new swarm come up within this time, and perhaps in several clusters.
-        self._young_until = _now() + max(SELDOM_S, 6 * self._heartbeat_s)
+        self._young_until = now() + max(SELDOM_S, 6 * self._heartbeat_s)
         for door in self._bootstrap:
             group.create_task(self._knock_for_ever(door))
         group.create_task(self._seek_the_lost())
 
     def patience_s(self, attempt: int = 16) -> float:
         """How long to wait after that many attempts: short for the first, a heartbeat while it is urgent."""
-        if self._host.alone or _now() < self._young_until:
+        if self._host.alone or now() < self._young_until:
             return min(self._heartbeat_s, 0.1 * self._heartbeat_s * 2.0 ** min(attempt, 16))
         return max(SELDOM_S, self._heartbeat_s)
 
@@ -110,7 +109,7 @@ class Doors:
             if address is None:
                 continue
             forget_at = self._lost.pop(address)
-            if self._host.present(None, address) or _now() > forget_at:
+            if self._host.present(None, address) or now() > forget_at:
                 continue
             try:
                 await self._host.greet(address)
@@ -119,10 +118,6 @@ class Doors:
 
     async def _pause(self, attempt: int = 16) -> None:
         """Until it is time again. This node may suddenly be alone, and then it is sooner: hence in short pieces."""
-        since = _now()
-        while (left_s := since + self.patience_s(attempt) - _now()) > 0:  # noqa: ASYNC110 - time itself is awaited
+        since = now()
+        while (left_s := since + self.patience_s(attempt) - now()) > 0:  # noqa: ASYNC110 - time itself is awaited
             await asyncio.sleep(min(left_s, self._heartbeat_s))
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

@@ -21,7 +21,7 @@ from p2ptrain.swarm.doors import Doors
 from p2ptrain.swarm.records import Record
 from p2ptrain.swarm.view import KNOWN_MAX, MISSES_MAX, Known, Member, State, View
 from p2ptrain.telemetry.events import Event, Joined, Left
-from p2ptrain.waiting import News, within
+from p2ptrain.waiting import News, now, within
 from p2ptrain.wire.membership_pb2 import PeersReply, PeersRequest, SignedRecord
 
 HEARTBEAT = "/p2ptrain.v1.Membership/Heartbeat"
@@ -140,9 +140,9 @@ class Membership:
 
     async def greet(self, address: str) -> PeerId:
         """Introduce this node to whoever listens there. What comes back makes a candidate, as from anybody."""
-        timeout_s, sent = max(self._heartbeat_s, 2.0), _now()
+        timeout_s, sent = max(self._heartbeat_s, 2.0), now()
         reply = await self._transport.greet(address, HEARTBEAT, self._beats.say(self._view.digest), timeout_s)
-        heard = self._beats.hear(address, reply, age_s=_now() - sent)
+        heard = self._beats.hear(address, reply, age_s=now() - sent)
         if heard.state != State.LEAVING:
             known = self._store(heard.record, heard.signed) or self._view.get(heard.record.peer)
             if known is not None:
@@ -176,16 +176,16 @@ class Membership:
 
         So one of two peers calls; one that is silent is called in every heartbeat, or, in a crowd, in every half."""
         while True:
-            is_news, now = self._beat_now.is_set(), _now()
+            is_news, time = self._beat_now.is_set(), now()
             self._beat_now.clear()
             for known in self._view.alive():
-                if is_news or known.due <= now:
+                if is_news or known.due <= time:
                     self._spawn(self._beat, known)
             await within(self._heartbeat_s / TICKS, self._beat_now.wait())
 
     def _put_off(self, known: Known, heartbeats: float) -> None:
         """It need not be called for so long."""
-        known.due = _now() + heartbeats * self._heartbeat_s * self._rng.uniform(0.75, 0.95)
+        known.due = now() + heartbeats * self._heartbeat_s * self._rng.uniform(0.75, 0.95)
 
     @property
     def _is_crowd(self) -> bool:
@@ -217,18 +217,18 @@ class Membership:
                 self._num_exchanges -= 1
 
     async def _call(self, known: Known) -> Heard | None:
-        peer, sent = known.record.peer, _now()
+        peer, sent = known.record.peer, now()
         self._put_off(known, 0.5 if self._is_crowd else 1.0)
         deadline_s = known.deadline_s = self._deadline_s(known)
         try:
             reply = await self._transport.call(peer, HEARTBEAT, self._beats.say(self._view.digest), deadline_s)
-            heard = self._beats.hear(peer, reply, peer, _now() - sent)
+            heard = self._beats.hear(peer, reply, peer, now() - sent)
         except PeerError as error:
-            held_up = _now() - sent > deadline_s + self._heartbeat_s / 2
+            held_up = now() - sent > deadline_s + self._heartbeat_s / 2
             if not held_up:  # else it is this process that stood still, which says nothing of the peer
                 self._miss(known, error)
             return None
-        known.latency.observe(_now() - sent)
+        known.latency.observe(now() - sent)
         known.unanswered = 0
         return heard if self._take_in(heard) is known else None
 
@@ -305,9 +305,9 @@ class Membership:
         views = (self._view.digest, theirs)
         # What the last exchange of the same two views did not settle, another one now will not.
         pause_s = (4.0 if views == known.exchanged_views else 0.2) * self._heartbeat_s
-        if _now() < known.exchanged + pause_s:
+        if now() < known.exchanged + pause_s:
             return
-        known.exchanged, known.exchanged_views = _now(), views
+        known.exchanged, known.exchanged_views = now(), views
         for _ in range(KNOWN_MAX // RECORDS_PER_REPLY_MAX):
             mine = [bytes.fromhex(peer) for peer in self._view.settled()]
             request = PeersRequest(known=mine).SerializeToString()
@@ -369,7 +369,3 @@ class Membership:
     def _spawn(self, work: Callable[..., Coroutine[Any, Any, None]], *arguments: Any) -> None:
         if self._group is not None:
             self._group.create_task(work(*arguments))
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

@@ -21,6 +21,7 @@ from p2ptrain.messages import parse
 from p2ptrain.pace import Pace
 from p2ptrain.ports import Bytes, PeerId, Transport
 from p2ptrain.training.replica import Replica, as_bytes
+from p2ptrain.waiting import now
 from p2ptrain.wire.state_pb2 import FetchReply, FetchRequest, FreezeRequest, Manifest
 
 FREEZE = "/p2ptrain.v1.State/Freeze"
@@ -80,7 +81,7 @@ class StateServer:
         """Runs beside the node: lets go of a snapshot that nobody fetches any more."""
         while True:
             await asyncio.sleep(KEPT_FOR_S / 4)
-            if self._frozen and not self._final.is_set() and self._now() - self._frozen.asked > KEPT_FOR_S:
+            if self._frozen and not self._final.is_set() and now() - self._frozen.asked > KEPT_FOR_S:
                 self._frozen = None
 
     async def _freeze(self, peer: PeerId, request: Bytes) -> bytes:
@@ -96,13 +97,13 @@ class StateServer:
         async with self._freezing:
             frozen = self._frozen
             if frozen is None or (
-                not self._final.is_set() and self._now() - frozen.made > FROZEN_FOR_S and not self._served(frozen)
+                not self._final.is_set() and now() - frozen.made > FROZEN_FOR_S and not self._served(frozen)
             ):
                 self._frozen = frozen = await self._take()
             others = self._served(frozen) - {peer}
             if not self._final.is_set() and len(others) >= MAX_NEWCOMERS:
                 raise PeerBusy
-            frozen.newcomers[peer] = frozen.asked = self._now()
+            frozen.newcomers[peer] = frozen.asked = now()
         return frozen.manifest.SerializeToString()
 
     async def _wait_until_final(self) -> None:
@@ -120,7 +121,7 @@ class StateServer:
         if asked.index >= len(frozen.manifest.hashes):
             raise PeerError("malformed", f"chunk {asked.index} of {len(frozen.manifest.hashes)}")
         await chaos.point("serving a chunk")
-        frozen.newcomers[peer] = frozen.asked = self._now()
+        frozen.newcomers[peer] = frozen.asked = now()
         start = asked.index * CHUNK_SIZE
         return FetchReply(payload=bytes(as_bytes(frozen.vector[start : start + CHUNK_SIZE]))).SerializeToString()
 
@@ -137,14 +138,11 @@ class StateServer:
             chunk_size=CHUNK_SIZE,
             hashes=hashes,
         )
-        return _Frozen(manifest, vector, self._now(), self._now())
+        return _Frozen(manifest, vector, now(), now())
 
     def _served(self, frozen: _Frozen) -> set[PeerId]:
         """Who asked for it a moment ago, and would have to start again."""
-        return {peer for peer, asked in frozen.newcomers.items() if self._now() - asked < SERVED_S}
-
-    def _now(self) -> float:
-        return asyncio.get_running_loop().time()
+        return {peer for peer, asked in frozen.newcomers.items() if now() - asked < SERVED_S}
 
 
 @dataclass

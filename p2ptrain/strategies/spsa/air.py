@@ -3,6 +3,7 @@
 from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
+from p2ptrain.bounded import keep
 from p2ptrain.errors import PeerError
 from p2ptrain.messages import parse
 from p2ptrain.ports import AIRED_BYTES_MAX, Bytes, Channel, PeerId, peer_id_of
@@ -108,11 +109,7 @@ class Air:
         return None if content is None else Message(peer, aired.key, content, is_mine)
 
     def _way(self, peer: PeerId, is_mine: bool) -> Way:
-        way = self._ways.pop((peer, is_mine), None) or Way()
-        self._ways[peer, is_mine] = way
-        while len(self._ways) > 2 * SPEAKERS_MAX:
-            del self._ways[next(iter(self._ways))]
-        return way
+        return keep(self._ways, (peer, is_mine), self._ways.get((peer, is_mine)) or Way(), 2 * SPEAKERS_MAX)
 
 
 class WrongModel(PeerError):

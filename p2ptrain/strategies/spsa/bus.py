@@ -10,6 +10,7 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from p2ptrain.bounded import keep
 from p2ptrain.errors import PeerError
 from p2ptrain.messages import parse
 from p2ptrain.pace import Pace
@@ -23,6 +24,7 @@ from p2ptrain.strategies.spsa.roster import slot_of
 from p2ptrain.strategies.spsa.speaker import Speaker
 from p2ptrain.talk import both
 from p2ptrain.telemetry.events import Flooded
+from p2ptrain.waiting import now
 from p2ptrain.wire.onebyte_pb2 import Said
 
 if TYPE_CHECKING:
@@ -75,7 +77,7 @@ class Bus:
 
     def speakers(self) -> list[Speaker]:
         """Those that are there."""
-        since = _now() - SILENT_S
+        since = now() - SILENT_S
         return [speaker for speaker in self._speakers.values() if speaker.spoke > since]
 
     def owe(self, record: bytes, is_own: bool) -> None:
@@ -83,7 +85,7 @@ class Bus:
         heard it at once, one of them will be the first (Floyd et al. 1995, section III)."""
         wait_s = 0.0 if is_own else self._flood.relay_s * self._flood.rng.uniform(1.0, 3.0)
         if len(self._waiting) < WAITING_MAX:
-            self._waiting[record] = _now() + wait_s
+            self._waiting[record] = now() + wait_s
 
     def post(self, said: Said) -> None:
         """To all, soon."""
@@ -106,16 +108,16 @@ class Bus:
         while True:
             while self._posted:
                 await self._say(self._posted.popleft())
-            due = {record: None for record, when in self._waiting.items() if when <= _now()}
+            due = {record: None for record, when in self._waiting.items() if when <= now()}
             while due:
                 await self._say(Said(records=self._records(due)))
-            if _now() - sealed > SEAL_S:
-                sealed = _now()
+            if now() - sealed > SEAL_S:
+                sealed = now()
                 for seal in self._flood.repair.seals():
                     await self._say(Said(seal=seal))
-            if _now() - accounted > ACCOUNTED_S:
+            if now() - accounted > ACCOUNTED_S:
                 self._account(ACCOUNTED_S)
-                accounted = _now()
+                accounted = now()
             await asyncio.sleep(self._flood.relay_s * self._flood.rng.uniform(0.8, 1.2))
 
     def _records(self, due: dict[bytes, None]) -> Said.Records:
@@ -139,7 +141,7 @@ class Bus:
             except PeerError as error:
                 self._flood.reject(BROKER, error.reason, error.detail)
             else:
-                if message is not None and self._shunned.get(message.peer, 0.0) <= _now():
+                if message is not None and self._shunned.get(message.peer, 0.0) <= now():
                     self._take(message, group)
                     self._flood.tell_news()
 
@@ -164,16 +166,13 @@ class Bus:
             self._whispers[message.peer].arrive(message.content)
 
     def _speaker(self, peer: PeerId) -> Speaker:
-        speaker = self._speakers.pop(peer, None) or Speaker(peer, self._waiting)
-        self._speakers[peer] = speaker
-        speaker.spoke = _now()
-        while len(self._speakers) > SPEAKERS_MAX:
-            del self._speakers[next(iter(self._speakers))]
-        return speaker
+        known = self._speakers.get(peer) or Speaker(peer, self._waiting)
+        known.spoke = now()
+        return keep(self._speakers, peer, known, SPEAKERS_MAX)
 
     def _may_talk(self, peer: PeerId) -> bool:
         is_busy = peer in self._whispers or len(self._whispers) >= TALKS_MAX
-        return not is_busy and peer not in self._flood.links and self._shunned.get(peer, 0.0) <= _now()
+        return not is_busy and peer not in self._flood.links and self._shunned.get(peer, 0.0) <= now()
 
     def _talk(self, peer: PeerId, group: asyncio.TaskGroup, opened: bool) -> None:
         self._whispers[peer] = Whisper(self._air, peer)
@@ -192,23 +191,19 @@ class Bus:
 
     async def _until_equal(self, link: Link, opened: bool) -> None:
         """Who has opened it ends it; the other one then hears nothing more."""
-        started = _now()
+        started = now()
         while True:
             await asyncio.sleep(1.0)
-            is_over = link.equal and not link.waiting and self._flood.caught_up and _now() - started > TALKED_S
-            if (opened and is_over) or _now() - link.spoke > SILENT_S:
+            is_over = link.equal and not link.waiting and self._flood.caught_up and now() - started > TALKED_S
+            if (opened and is_over) or now() - link.spoke > SILENT_S:
                 raise PeerError("closed", "there is nothing more to say")
 
     def _shun(self, peer: PeerId) -> None:
-        self._shunned = {other: until for other, until in self._shunned.items() if until > _now()}
-        self._shunned[peer] = _now() + SHUNNED_S
+        self._shunned = {other: until for other, until in self._shunned.items() if until > now()}
+        self._shunned[peer] = now() + SHUNNED_S
 
     def _account(self, seconds: float) -> None:
         air = self._air
         if air.bytes_sent or air.bytes_received:
             self._flood.node.emit(Flooded(BROKER, air.bytes_sent, air.bytes_received, seconds))
             air.bytes_sent = air.bytes_received = 0
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

@@ -1,10 +1,10 @@
 """What is wrong with others, said once in a while: who lies may do so a thousand times a second."""
 
-import asyncio
 from collections.abc import Callable
 
 from p2ptrain.ports import PeerId
 from p2ptrain.telemetry.events import Event, Noted, Rejected
+from p2ptrain.waiting import now
 
 TOLD_S = 5.0
 """The same is said so often."""
@@ -28,10 +28,10 @@ class Complaints:
             self._emit(Noted(level, message))
 
     def _due(self, key: tuple[str, str]) -> bool:
-        now = asyncio.get_running_loop().time()
-        if now - self._told.get(key, float("-inf")) < TOLD_S:
+        time = now()
+        if time - self._told.get(key, float("-inf")) < TOLD_S:
             return False
-        self._told[key] = now
+        self._told[key] = time
         while len(self._told) > KEPT_MAX:
             del self._told[next(iter(self._told))]
         return True

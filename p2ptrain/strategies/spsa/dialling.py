@@ -10,7 +10,7 @@ from p2ptrain.ports import PeerId, Stream
 from p2ptrain.strategies.spsa.complaints import Complaints
 from p2ptrain.strategies.spsa.link import Link
 from p2ptrain.talk import STREAM_TIMEOUT_S, both
-from p2ptrain.waiting import within
+from p2ptrain.waiting import now, within
 
 if TYPE_CHECKING:
     from p2ptrain.node import Node
@@ -62,7 +62,7 @@ class Dialling:
             if me < peer or not has_graph:
                 yield peer
             elif peer not in self._not_before:
-                self._not_before[peer] = _now() + 2 * REDIAL_S
+                self._not_before[peer] = now() + 2 * REDIAL_S
             elif self._may(peer):
                 yield peer
 
@@ -100,22 +100,18 @@ class Dialling:
         """Both may have called each other: what the one with the lower id began stays, unless it has gone silent."""
         other = self.links.get(peer)
         if other is not None:
-            if called_by == max(peer, self._node.me) and _now() - other.spoke < SILENT_S:
+            if called_by == max(peer, self._node.me) and now() - other.spoke < SILENT_S:
                 raise PeerError("busy", "there is a stream already")
             other.retired.set()
 
     def _may(self, peer: PeerId, shunned_only: bool = False) -> bool:
-        left_s = self._not_before.get(peer, 0.0) - _now()
+        left_s = self._not_before.get(peer, 0.0) - now()
         return left_s <= (2 * REDIAL_S if shunned_only else 0.0)
 
     def _put_off(self, peer: PeerId, seconds: float) -> None:
-        self._not_before[peer] = max(self._not_before.get(peer, 0.0), _now() + seconds)
+        self._not_before[peer] = max(self._not_before.get(peer, 0.0), now() + seconds)
 
 
 async def _until_retired(link: Link) -> None:
     await link.retired.wait()
     raise PeerError("closed", "another stream has taken its place")
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from p2ptrain.strategies.spsa.audit import fingerprint
 from p2ptrain.strategies.spsa.book import EVERYTHING
 from p2ptrain.telemetry.events import Noted
+from p2ptrain.waiting import now
 from p2ptrain.wire.onebyte_pb2 import Said
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class Ending:
         self._part, self._node, self._flood = part, part.node, part.flood
         self._slot = part.replica.slot
         self._log = self._master = b""
-        self._changed, self._said = _now(), float("-inf")
+        self._changed, self._said = now(), float("-inf")
 
     async def run(self) -> None:
         """Returns when it is over, whoever is missing."""
@@ -49,7 +50,7 @@ class Ending:
                     if flood.presence.beyond():
                         await asyncio.sleep(LAST_WORDS_S)
                     return
-            quiet_s = _now() - self._changed
+            quiet_s = now() - self._changed
             if finished and quiet_s > FOLLOWED_S:
                 async with flood.writing:
                     flood.horizon.follow()
@@ -62,7 +63,7 @@ class Ending:
         """What this node ends with, as far as it knows."""
         log = fingerprint(self._part.replica.book, 0, EVERYTHING)
         if log != self._log:
-            self._log, self._changed = log, _now()
+            self._log, self._changed = log, now()
             await self._part.apply(self._part.working.follow)
             self._master = await self._node.compute.run(self._part.replica.master.lattice.digest)
 
@@ -71,8 +72,8 @@ class Ending:
         mine = self._flood.finals.get(self._slot)
         is_said = mine is not None and (mine.log, mine.master, mine.done) == (self._log, self._master, is_done)
         due_s = NEXT_S if not is_said else AGAIN_S if self._flood.presence.beyond() else float("inf")
-        if _now() - self._said >= due_s:
-            self._said = _now()
+        if now() - self._said >= due_s:
+            self._said = now()
             self._flood.say_final(self._log, self._master, is_done)
 
     def _all_have_finished(self) -> bool:
@@ -99,7 +100,3 @@ class Ending:
     def _name(self, final: Said.Final) -> None:
         peer = self._flood.roster.peer(next(slot for slot, each in self._flood.finals.items() if each is final))
         self._flood.reject(peer or "", "wrong-master", "has all bytes, and other integers")
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

@@ -20,6 +20,7 @@ from p2ptrain.strategies.spsa.working import Working
 from p2ptrain.telemetry.events import Noted
 from p2ptrain.training.replica import Replica as Flat
 from p2ptrain.training.starts import frozen_digest
+from p2ptrain.waiting import now
 from p2ptrain.wire.onebyte_pb2 import Said
 
 if TYPE_CHECKING:
@@ -56,9 +57,9 @@ class Part:
         node, flood = self.node, self.flood
         for note in self.notes:
             node.emit(Noted("warning", note))
-        started, patience_s = self._now(), 10 * CATCH_UP_S if self.notes else CATCH_UP_S
+        started, patience_s = now(), 10 * CATCH_UP_S if self.notes else CATCH_UP_S
         while not node.draining and not any(other.equal for other in flood.compared()):
-            waited_s = self._now() - started
+            waited_s = now() - started
             in_sight = any(other.seal is not None for other in flood.compared())
             if waited_s > (patience_s if in_sight or self.notes else FIRST_LINK_S):
                 break
@@ -182,9 +183,6 @@ class Part:
             content = await node.compute.run(lambda: snapshot.pack(replica.master, number))
         async with self.flood.writing:
             await node.compute.aside(lambda: snapshot.save(node.home, content))
-
-    def _now(self) -> float:
-        return asyncio.get_running_loop().time()
 
 
 def take_part(node: "Node", strategy: "Spsa") -> Part:

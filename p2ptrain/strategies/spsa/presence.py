@@ -1,9 +1,9 @@
 """Who takes part at present: peers in this node's view, and those beyond it whose signed words still come."""
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from p2ptrain.strategies.spsa.roster import Roster
+from p2ptrain.waiting import now
 
 if TYPE_CHECKING:
     from p2ptrain.node import Node
@@ -22,7 +22,7 @@ class Presence:
         self._spoke: dict[int, float] = {}  # when something new of a slot has come
 
     def spoke(self, slot: int) -> None:
-        self._spoke[slot] = asyncio.get_running_loop().time()
+        self._spoke[slot] = now()
 
     def slots(self) -> set[int]:
         """Of all others that are there, as far as their keys are known."""
@@ -37,7 +37,7 @@ class Presence:
     def beyond(self) -> set[int]:
         """Of those that are not in the view."""
         members = self._node.membership.view()
-        since = asyncio.get_running_loop().time() - self._silent_s
+        since = now() - self._silent_s
         self._spoke = {slot: time for slot, time in self._spoke.items() if time > since}
         seen = {self._node.me, *(member.peer for member in members)}
         return {slot for slot in self._spoke if self._roster.peer(slot) not in seen}

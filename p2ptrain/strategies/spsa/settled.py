@@ -1,9 +1,9 @@
 """Which rounds are old enough that what was said in them should have come."""
 
-import asyncio
 from collections import deque
 
 from p2ptrain.strategies.spsa.replica import Replica
+from p2ptrain.waiting import now
 
 SETTLED_S = 5.0
 
@@ -17,10 +17,10 @@ class Settled:
 
     def round(self) -> int:
         """Rounds before this were reached by most some seconds ago. To be asked now and then."""
-        now = asyncio.get_running_loop().time()
+        time = now()
         frontier = max(0, self._replica.book.frontier(self._replica.left))
         if not self._frontiers or self._frontiers[-1][1] != frontier:
-            self._frontiers.append((now, frontier))
-        while len(self._frontiers) > 1 and self._frontiers[1][0] <= now - SETTLED_S:
+            self._frontiers.append((time, frontier))
+        while len(self._frontiers) > 1 and self._frontiers[1][0] <= time - SETTLED_S:
             self._frontiers.popleft()
         return self._frontiers[0][1]

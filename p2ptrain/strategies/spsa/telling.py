@@ -1,6 +1,5 @@
 """What a node says to a neighbour without being asked: Hello, what is new, and now and then what it has."""
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from p2ptrain.strategies.spsa.dialling import REDIAL_S
@@ -8,6 +7,7 @@ from p2ptrain.strategies.spsa.link import Link
 from p2ptrain.strategies.spsa.records import take_some
 from p2ptrain.strategies.spsa.repair import SEAL_S
 from p2ptrain.telemetry.events import Flooded
+from p2ptrain.waiting import now
 from p2ptrain.wire.onebyte_pb2 import Said
 
 if TYPE_CHECKING:
@@ -26,15 +26,15 @@ class Telling:
     async def tell(self, link: Link) -> None:
         """For as long as the link lives."""
         flood = self._flood
-        greeted = accounted = _now()
+        greeted = accounted = now()
         sealed = float("-inf")
         try:
             await link.send(self._hello())
             while True:
                 await link.rest(flood.relay_s * flood.rng.uniform(0.8, 1.2))
                 if not link.greeted or not link.confirmed:
-                    if _now() - greeted > REDIAL_S:  # ours, or theirs, was lost
-                        greeted = _now()
+                    if now() - greeted > REDIAL_S:  # ours, or theirs, was lost
+                        greeted = now()
                         await link.send(self._hello())
                     if not link.greeted:
                         continue
@@ -44,12 +44,12 @@ class Telling:
                 if link.ignorant:
                     link.ignorant = False
                     await self._tell_what_is_over(link)
-                if _now() - sealed > (SEAL_S / 3 if flood.finished else SEAL_S):
-                    sealed = _now()
+                if now() - sealed > (SEAL_S / 3 if flood.finished else SEAL_S):
+                    sealed = now()
                     await self._tell_what_is_there(link)
-                if _now() - accounted > ACCOUNTED_S:
+                if now() - accounted > ACCOUNTED_S:
                     self._account(link, accounted)
-                    accounted = _now()
+                    accounted = now()
         finally:
             self._account(link, accounted)
 
@@ -74,9 +74,5 @@ class Telling:
 
     def _account(self, link: Link, since: float) -> None:
         if (link.bytes_sent or link.bytes_received) and not link.is_aired:  # else `bus` has counted them
-            self._flood.node.emit(Flooded(link.peer, link.bytes_sent, link.bytes_received, _now() - since))
+            self._flood.node.emit(Flooded(link.peer, link.bytes_sent, link.bytes_received, now() - since))
             link.bytes_sent = link.bytes_received = 0
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()
