@@ -14,7 +14,7 @@ from p2ptrain.config import NodeFile
 from p2ptrain.errors import ConfigError, Misplaced
 from p2ptrain.topology import Topology
 from p2ptrain.training import devices, splits
-from p2ptrain.training.trainer import make_optimizer
+from p2ptrain.training.optimizers import make_optimizer
 
 OWN = ("name", "slot", "home", "profile", "speed", "attack")
 """Settings that differ from node to node: `up` chooses them."""

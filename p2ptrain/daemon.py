@@ -216,9 +216,6 @@ class Daemon:
         await self._get_weights()
         if self._orphan:  # what it has is all that there is: newcomers need not wait until it can take a step
             self.membership.set_state(State.TRAINING, self.node.step)
-        # Imports for seconds: not on the compute thread, which has more of the CPU than heartbeats have.
-        if self.run_config.strategy.uses_optimizer:
-            await self.machine.compute.aside(lambda: self.trainer.optimizer)
         self.node.begin()
         self.membership.set_state(State.TRAINING, self.node.step)
         await self.node.evaluate()

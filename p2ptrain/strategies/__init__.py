@@ -22,8 +22,6 @@ class Strategy(Recipe, Component):
     needs_graph: ClassVar[bool] = False
     """Who talks to whom is part of the method, and must be given."""
 
-    uses_optimizer: ClassVar[bool] = True
-    """Its steps are an optimizer's; else none is made, which takes seconds and 73 MB of imports."""
     brings_weights: ClassVar[bool] = False
     """It gets what the swarm has by itself: a newcomer need not download weights before it runs."""
     speaks_over_channel: ClassVar[bool] = False

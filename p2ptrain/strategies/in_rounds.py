@@ -23,7 +23,6 @@ class InRounds(Strategy):
     """Base; all vectors are (d,) float64, where d is the number of parameters."""
 
     needs_graph = True
-    uses_optimizer = False
     num_vectors: ClassVar[int] = 1
     """How many vectors a node shows in a round, as one."""
     bears_sparse: ClassVar[bool] = False

@@ -65,7 +65,7 @@ def capture(trainer: Trainer, run: str, time_unix_s: float) -> Checkpoint:
     trainer.replica.settle()
     tensors: dict[str, Tensor] = {}
     scalars: dict[str, Scalar] = {f"scaler/{key}": value for key, value in trainer.scaler.state_dict().items()}
-    states = trainer.optimizer.state_dict()["state"] if trainer.has_optimizer else {}
+    states = trainer.optimizer.state_dict()["state"]
     for index, state in states.items():
         for key, value in state.items():
             if isinstance(value, Tensor):

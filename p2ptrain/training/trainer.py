@@ -1,9 +1,7 @@
 """Local training of one replica: batch, gradient, take in what the peers sent, update, publish."""
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from functools import cached_property
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -15,13 +13,12 @@ from p2ptrain.errors import ConfigError, P2PTrainError
 from p2ptrain.seeds import numpy_random
 from p2ptrain.training import curvature
 from p2ptrain.training.estimators import Estimator
+from p2ptrain.training.optimizers import make_optimizer
 from p2ptrain.training.replica import Replica
 from p2ptrain.training.tasks import Batch, Metrics, Task
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-_UNUSABLE = {"Optimizer", "LBFGS", "SparseAdam"}
-"""A base class; needs to call the loss itself; wants sparse gradients."""
 
 
 class DivergedError(P2PTrainError):
@@ -74,21 +71,10 @@ class Trainer:
                 f"lower microbatches or raise task.batch_size"
             )
         self.optimizer_name = recipe.optimizer or task.optimizer
-        check_optimizer(self.optimizer_name, self.lr, recipe.options)
+        self.optimizer = make_optimizer(self.module, self.optimizer_name, self.lr, recipe.options)
         device = replica.device.type
         self.scaler = torch.amp.GradScaler(device, enabled=recipe.precision == "fp16")
         self._autocast = torch.autocast(device, _AUTOCAST.get(recipe.precision), enabled=recipe.precision != "fp32")
-
-    @cached_property
-    def optimizer(self) -> torch.optim.Optimizer:
-        """Made when it is first asked for: making any imports `torch._dynamo`, for two seconds, and 73 MB that a node
-        spares while it waits."""
-        return make_optimizer(self.module, self.optimizer_name, self.lr, self.recipe.options)
-
-    @property
-    def has_optimizer(self) -> bool:
-        """Whether a step was taken or the state of an earlier run was loaded."""
-        return "optimizer" in vars(self)
 
     def step(self, progress: float = 0.0) -> float:
         """One training step; its loss. `progress` in [0, 1] through the run is what the schedule follows.
@@ -207,38 +193,3 @@ def learning_rate_factor(recipe: Recipe, progress: float) -> float:
     if recipe.schedule == "constant":
         return 1.0
     return 0.5 * (1 + math.cos(math.pi * (progress - recipe.warmup) / (1 - recipe.warmup)))
-
-
-def check_optimizer(name: str, lr: float, options: dict[str, Any]) -> None:
-    """Raises `ConfigError` naming the optimizer or the option that does not exist, without making one: optimizers look
-    at their options before they ask for the parameters."""
-
-    def parameters() -> Iterator[Tensor]:
-        raise _OptionsFineError
-        yield
-
-    with suppress(_OptionsFineError):
-        _make(name, parameters(), lr, options)
-
-
-def make_optimizer(module: nn.Module, name: str, lr: float, options: dict[str, Any]) -> torch.optim.Optimizer:
-    """Raises `ConfigError` as `check_optimizer`, and for parameters that this optimizer does not take."""
-    return _make(name, (parameter for parameter in module.parameters() if parameter.requires_grad), lr, options)
-
-
-class _OptionsFineError(Exception):
-    pass
-
-
-def _make(name: str, parameters: Iterator[Tensor], lr: float, options: dict[str, Any]) -> torch.optim.Optimizer:
-    known: dict[str, Callable[..., torch.optim.Optimizer]] = {
-        key: value
-        for key, value in vars(torch.optim).items()
-        if isinstance(value, type) and issubclass(value, torch.optim.Optimizer) and key not in _UNUSABLE
-    }
-    if name not in known:
-        raise ConfigError(f"optimizer: unknown {name!r}; choose one of {', '.join(sorted(known))}")
-    try:
-        return known[name](parameters, **{"lr": lr, **options})
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"optimizer {name}: {error}") from None

@@ -153,17 +153,3 @@ def test_what_cannot_be_is_refused_before_the_run() -> None:
     with pytest.raises(ValidationError, match="exact-diffusion needs a graph"):
         Topology.model_validate({"run": {"task": "digits", "strategy": "exact-diffusion", "steps": 5}})
     assert topology(COMPRESSED, steps=5, codec="topk")
-
-
-@pytest.mark.parametrize("strategy", [DIFFUSION, {"name": "dadao"}, {"name": "spsa"}, {"name": "gossip"}])
-def test_who_takes_steps_of_its_own_makes_no_optimizer(strategy: dict[str, Any]) -> None:
-    """Making one imports for seconds, and takes 73 MB."""
-    made: dict[str, bool] = {}
-
-    class Looking(Seen):
-        def _hear(self, stamped: Stamped) -> None:
-            if isinstance(stamped.event, Finished) and (daemon := self.world.nodes[stamped.node].daemon):
-                made[stamped.node] = daemon.trainer.has_optimizer
-
-    Looking(topology(strategy, steps=3))
-    assert list(made.values()) == [strategy["name"] == "gossip"] * COUNT

@@ -41,7 +41,6 @@ class Dadao(Strategy):
     """The exact optimum of strongly convex losses, without anybody waiting for anybody (arXiv:2208.00779)."""
 
     needs_graph = True
-    uses_optimizer = False
 
     smoothness: float | None = Field(None, gt=0)
     """L, of the steepest node's loss; None: every node finds out its own, and they agree on the largest."""

@@ -21,7 +21,6 @@ class Spsa(Strategy):
     """Say slopes along shared noise, one byte each; all replicas are equal, bit by bit."""
 
     brings_weights = speaks_over_channel = True
-    uses_optimizer = False
 
     lr: float | None = Field(1e-3, gt=0, le=1e3)
     """The weights move by `lr` times the mean over a round's evaluations of slope * noise."""
