@@ -28,7 +28,9 @@ NOISE, SHIFT = 0.3, 1
 RULES: dict[str, dict[str, Any]] = {
     "mean": {"name": "mean"},
     "flag": {"name": "flag"},
-    "flag, r = 8 (the paper's)": {"name": "flag", "r": 8},
+    "flag, r = 8": {"name": "flag", "r": 8},
+    "flag, r = 8, the paper's": {"name": "flag", "r": 8, "discount": False},
+    "flag, no discount": {"name": "flag", "discount": False},
     "flag, r = 1": {"name": "flag", "r": 1},
     "median": {"name": "median"},
     "trimmed-mean": {"name": "trimmed-mean"},

@@ -26,7 +26,8 @@ class Flag(Aggregator):
 
     The published program leaves the length at about n / r; here the vectors' own scale is restored. It starts with all
     weights equal. A large r lets outliers in: where honest vectors point the same way, one direction is enough for
-    them, and the others go to the outliers."""
+    them, and the others go to the outliers. Nor does the paper look at lengths, so that few liars who agree on a
+    direction outweigh honest vectors that are mostly noise; with `discount` those count less that are too long."""
 
     breakdown: ClassVar[str] = "no bound proven; f < n/2 in length"
     cost: ClassVar[str] = "O(n^2 d)"
@@ -37,6 +38,9 @@ class Flag(Aggregator):
     lam: float = Field(0.0, ge=0, validation_alias=AliasChoices("lam", "lambda"))
     """How much differences between vectors count."""
     iterations: int = Field(5, gt=0, le=1000)
+    discount: bool = True
+    """A vector c > 1 times as long as the median one counts 1 / c, in the first sum and in what is projected; false:
+    as in the paper, all count the same."""
     origin: Literal["zero", "own"] = "zero"
     """`zero` is for gradients and other updates; `own` aggregates the differences from own, as models want."""
 
@@ -48,20 +52,21 @@ class Flag(Aggregator):
         directions = _embed(products * np.outer(inverse, inverse))
         points = lengths[:, None] * directions
         pairs = _pair_directions(points) if self.lam else points[:0]
-        basis = self._subspace(directions, pairs)
-        target = np.median(lengths) / len(points) * basis @ (basis.T @ directions.sum(0))
+        counts = np.minimum(1, np.median(lengths) * inverse) if self.discount else np.ones_like(lengths)
+        counts[lengths == 0] = 1
+        basis = self._subspace(directions, counts, pairs)
+        target = np.median(lengths) / len(points) * basis @ (basis.T @ (counts @ directions))
         weights = inverse * (np.linalg.pinv(directions.T, rcond=1e-9) @ target)
         if self.origin == "own":
             weights[0] = 1 - weights[1:].sum()
         return weights
 
-    def _subspace(self, directions: Array, pairs: Array) -> Array:
+    def _subspace(self, directions: Array, counts: Array, pairs: Array) -> Array:
         """(n, r) orthonormal."""
         num = len(directions)
         all_directions = np.concatenate([directions, pairs])
-        factors = np.full(len(all_directions), 1.0)
-        factors[num:] = 2 * self.lam / (num * (num - 1)) if len(pairs) else 1.0
-        weights, r = factors, self.r or _fewest(directions)
+        factors = np.concatenate([counts, np.full(len(pairs), 2 * self.lam / (num * (num - 1)))])
+        weights, r = factors, self.r or _fewest(directions, counts)
         basis = _leading(all_directions, weights)[:, :r]
         for _ in range(self.iterations - 1):
             explained = ((all_directions @ basis) ** 2).sum(1)
@@ -91,9 +96,9 @@ def _leading(directions: Array, weights: Array) -> Array:
     return vectors[:, ::-1]
 
 
-def _fewest(directions: Array) -> int:
+def _fewest(directions: Array, counts: Array) -> int:
     """The least r for which the first r principal directions explain half of more than half of the vectors."""
-    vectors = _leading(directions, np.ones(len(directions)))
+    vectors = _leading(directions, counts)
     explained = ((directions @ vectors) ** 2).cumsum(1)
-    num_explained = (explained >= 0.5 * explained[:, -1:]).sum(0)
-    return 1 + int(np.argmax(num_explained > len(directions) / 2))
+    num_explained = counts @ (explained >= 0.5 * explained[:, -1:])
+    return 1 + int(np.argmax(num_explained > counts.sum() / 2))

@@ -95,17 +95,17 @@ def nearest_mixing(x: Rows, f: int) -> Rows:
     return np.array([x[np.argsort(row)[: len(x) - f]].mean(0) for row in distances(x)])
 
 
-def flag(x: Rows, f: int, r: int = 2, lam: float = 0.0, iterations: int = 5) -> Rows:
+def flag(x: Rows, f: int, r: int = 2, lam: float = 0.0, iterations: int = 5, discount: bool = True) -> Rows:
     """Singular vectors of the vectors themselves, as the published program finds them; pairs as in the paper."""
     n, lengths = len(x), np.linalg.norm(x, axis=1)
-    u = x / lengths[:, None]
+    u, counts = x / lengths[:, None], np.minimum(1, np.median(lengths) / lengths) if discount else np.ones(n)
     pairs = [(x[i] - x[j]) / np.linalg.norm(x[i] - x[j]) for i, j in itertools.permutations(range(n), 2)] if lam else []
-    every, factors = np.array([*u, *pairs]), np.array([1.0] * n + [lam / (n * (n - 1))] * len(pairs))
+    every, factors = np.array([*u, *pairs]), np.array([*counts, *[lam / (n * (n - 1))] * len(pairs)])
     weights = factors
     for _ in range(iterations):
         basis = np.linalg.svd((every * np.sqrt(weights)[:, None]).T, full_matrices=False)[0][:, :r]
         weights = factors / np.sqrt(np.abs(1 - ((every @ basis) ** 2).sum(1)) + 1e-7)
-    return np.median(lengths) / n * basis @ (basis.T @ u.sum(0))
+    return np.median(lengths) / n * basis @ (basis.T @ (counts @ u))
 
 
 CASES: list[tuple[dict[str, Any], Callable[[Rows, int], Rows]]] = [
@@ -124,6 +124,7 @@ CASES: list[tuple[dict[str, Any], Callable[[Rows, int], Rows]]] = [
     ({"name": "centered-clip", "centre": "previous", "iterations": 2}, centered_clip_previous),
     ({"name": "self-clip", "f": 2}, self_clip),
     ({"name": "flag", "r": 2}, flag),
+    ({"name": "flag", "r": 2, "discount": False}, lambda x, f: flag(x, f, discount=False)),
     ({"name": "flag", "r": 3, "lam": 40.0}, lambda x, f: flag(x, f, 3, 40.0)),
     ({"name": "flag", "r": 1, "iterations": 1}, lambda x, f: flag(x, f, 1, iterations=1)),
     ({"name": "nnm", "f": 2, "rule": "mean"}, lambda x, f: nearest_mixing(x, f).mean(0)),
@@ -231,6 +232,21 @@ def test_flag_does_not_follow_outliers_that_honest_vectors_have_nothing_to_do_wi
     assert cosine(default) > 0.995
     assert cosine(wide) < cosine(default), "five directions more than the honest need are there for the outliers"
     assert torch.linalg.vector_norm(default) <= rows[:8].norm(dim=1).max()
+
+
+def test_flag_is_not_outvoted_by_few_long_vectors_that_agree() -> None:
+    """Uniform random numbers are all positive and so point one way; honest gradients late on are mostly noise."""
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.randn(2000, generator=generator)
+    rows = truth + 4 * torch.randn(15, 2000, generator=generator)
+    rows[12:] = 300 * torch.rand(3, 2000, generator=generator)
+
+    def cosine(r: int | None, discount: bool) -> float:
+        out = aggregators.make("flag", r=r, discount=discount)(rows[0], rows[1:])
+        return float(torch.cosine_similarity(out, rows[:12].mean(0), dim=0))
+
+    assert min(cosine(r, discount=True) for r in (None, 1)) > 0.9
+    assert cosine(1, discount=False) < 0.1, "as in the paper, the direction is that of three of fifteen"
 
 
 @pytest.mark.parametrize("num", range(1, 26))
