@@ -13,9 +13,12 @@ from p2ptrain import graphs
 def test_all_methods_are_compared_in_a_table_a_file_and_a_page(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--nodes", "4", "--condition", "3", "--seeds", "1", "--graphs", "complete"]
+    options = ["--nodes", "4", "--condition", "3", "--seeds", "1", "--graphs", "complete", "--draws", "9"]
     convex.main([*options, "--json", str(tmp_path / "c.json"), "--html", str(tmp_path / "c.html")])
-    cases = json.loads((tmp_path / "c.json").read_text())["cases"]
+    written = json.loads((tmp_path / "c.json").read_text())
+    cases = written["cases"]
+    assert len(written["saved"]) == 9
+    assert min(written["saved"]) >= 0.999, "optimal rates are never worse"
     methods = {"DADAO", "DADAO, one slow node", *convex.ROUNDS}
     assert [set(case["methods"]) for case in cases] == [methods, methods]
     for case in cases:
