@@ -19,6 +19,7 @@ from node.docker_engine import DockerError, docker
 from node.docker_networks import Networks
 from node.launcher import OnEvent, Swarm
 from p2ptrain.config import NodeFile
+from p2ptrain.errors import Misplaced
 from p2ptrain.telemetry.events import Noted, Stamped, Started
 from p2ptrain.topology import Topology
 from p2ptrain.topology.links import Link, Pair
@@ -42,6 +43,9 @@ class DockerSwarm(Swarm):
     """As `Swarm`, in containers."""
 
     def __init__(self, topology: Topology, out: Path, on_event: OnEvent | None = None) -> None:
+        for index, group in enumerate(topology.nodes):
+            if group.broker:
+                raise Misplaced(("nodes", index, "broker"), f"the image {IMAGE} has no broker in it; give node.mqtt")
         self._num_cpus = docker_engine.check(IMAGE)
         self._swarm = f"p2ptrain-{secrets.token_hex(3)}"
         self._label = docker_engine.label(self._swarm)

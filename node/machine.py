@@ -101,10 +101,10 @@ async def set_up(file: NodeFile, sink: Sink, stack: AsyncExitStack, orders: Orde
 def _channel(file: NodeFile, peer: PeerId, sink: Sink) -> Channel | None:
     if file.node.carrier == "grpc" or file.node.mqtt is None:
         return None
+    from p2ptrain.network.broker.login import reached_at
     from p2ptrain.network.channel import MqttChannel  # brings aiomqtt, which most nodes do without
-    from p2ptrain.telemetry.mqtt_broker import Broker
 
-    return MqttChannel(Broker.parse(file.node.mqtt), file.name, peer, sink.emit)
+    return MqttChannel(reached_at(file.node.mqtt, file.node.key, file.name), file.name, peer, sink.emit)
 
 
 class TearableFolder(Folder):

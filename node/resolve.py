@@ -19,6 +19,7 @@ from p2ptrain.training.optimizers import make_optimizer
 OWN = ("name", "slot", "home", "profile", "speed", "attack")
 """Settings that differ from node to node: `up` chooses them."""
 INSTEAD = "`loss` delays what TCP sends again, and `reset` breaks connections"
+LOOPBACK = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
 LEFTOVERS = ("topology.yaml", "events.jsonl", "summary.json")
 
 
@@ -63,9 +64,13 @@ def prepare(out: Path) -> None:
 def node_files(topology: Topology, out: Path) -> dict[str, NodeFile]:
     """The configuration of each node, by name, in order of slots. Raises `ConfigError` for an address that is taken."""
     members = topology.members()
-    addresses = _addresses(topology.node.get("listen", "127.0.0.1:0"), len(members))
+    with ExitStack() as held:
+        addresses = _addresses(held, topology.node.get("listen", "127.0.0.1:0"), len(members))
+        brokers = [group.broker and _broker(held, group.broker) for _, group in members]
     speeds = devices.relative_speeds([group.device for _, group in members])
     shared = {"key": secrets.token_urlsafe(24), "threads": _threads(len(members)), **topology.node}
+    if found := [broker for broker in brokers if broker]:
+        shared = {"mqtt": _on_this_machine(found[0]), **shared}
     shards = topology.run.data.shards or len(members)
     run = topology.run.model_copy(update={"data": topology.run.data.model_copy(update={"shards": shards})})
     files = {}
@@ -76,6 +81,7 @@ def node_files(topology: Topology, out: Path) -> dict[str, NodeFile]:
             "name": name, "slot": slot, "home": out.absolute() / name, "listen": addresses[slot],
             "bootstrap": bootstrap, "profile": group.device, "speed": speeds[slot], "attack": group.attack,
             "step": shared.get("step", 0.0) / speeds[slot], "carrier": topology.carrier(group),
+            "broker": brokers[slot],
         }  # fmt: skip
         settings = {"name": topology.name, "run": run, "graph": topology.graph, "node": {**shared, **own}}
         files[name] = NodeFile.model_validate(settings)
@@ -87,26 +93,39 @@ def _threads(num_nodes: int) -> int | None:
     return 1 if num_nodes > (os.cpu_count() or 1) / 2 else None
 
 
-def _addresses(listen: str, num: int) -> list[str]:
+def _addresses(held: ExitStack, listen: str, num: int) -> list[str]:
     """Free host:port for each node: any for port 0, else consecutive ones. All are held until all are found."""
     host, _, port = listen.rpartition(":")
     if not host or not port.isdecimal() or int(port) + num > 65536:
         raise ConfigError(f"node.listen: expected host:port, got {listen!r}")
-    with ExitStack() as held:
-        found = []
-        for index in range(num):
-            wanted = int(port) + index if int(port) else 0
-            found.append(f"{host}:{_bind(held, host, wanted)}")
+    found = []
+    for index in range(num):
+        wanted = int(port) + index if int(port) else 0
+        found.append(f"{host}:{_bind(held, 'node.listen', host, wanted)}")
     return found
 
 
-def _bind(held: ExitStack, host: str, port: int) -> int:
+def _broker(held: ExitStack, where: str) -> str:
+    """With a port that is free."""
+    user, at, address = where.rpartition("@")
+    host, _, port = address.rpartition(":")
+    return f"{user}{at}{host}:{_bind(held, 'broker', host, int(port))}"
+
+
+def _on_this_machine(broker: str) -> str:
+    """The URL of a node's broker for the others."""
+    user, at, address = broker.rpartition("@")
+    host, _, port = address.rpartition(":")
+    return f"mqtt://{user}{at}{LOOPBACK.get(host, host)}:{port}"
+
+
+def _bind(held: ExitStack, key: str, host: str, port: int) -> int:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     probe = held.enter_context(socket.socket(family))
     try:
         probe.bind((host.strip("[]"), port))
     except OSError as error:
-        raise ConfigError(f"node.listen: {host}:{port}: {error.strerror or error}") from None
+        raise ConfigError(f"{key}: {host}:{port}: {error.strerror or error}") from None
     return probe.getsockname()[1]
 
 
@@ -122,11 +141,17 @@ def dump(model: Topology | NodeFile) -> str:
     if isinstance(model, Topology):
         body["expect"] = {what: str(want) for what, want in model.expect.items()}
         body["node"].pop("key", None)
-        if body["node"].get("mqtt"):
-            from p2ptrain.telemetry.mqtt_broker import without_password  # brings aiomqtt, which most nodes do without
-
-            body["node"]["mqtt"] = without_password(body["node"]["mqtt"])
+        for place, key in [(body["node"], "mqtt"), *((group, "broker") for group in body["nodes"])]:
+            if place.get(key):
+                place[key] = _without_password(place[key])
     return yaml.safe_dump(body, sort_keys=False, allow_unicode=True)
+
+
+def _without_password(where: str) -> str:
+    from p2ptrain.telemetry.mqtt_broker import without_password  # brings aiomqtt, which most nodes do without
+
+    scheme = "" if "://" in where else "mqtt://"
+    return without_password(scheme + where).removeprefix(scheme)
 
 
 def save(path: Path, model: Topology | NodeFile) -> None:

@@ -7,7 +7,7 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import ValidationError
@@ -24,6 +24,10 @@ from p2ptrain.registry import explain
 from p2ptrain.swarm import describe
 from p2ptrain.telemetry import sinks
 from p2ptrain.topology import Topology
+
+if TYPE_CHECKING:
+    from p2ptrain.network.broker import OwnBroker
+    from p2ptrain.telemetry.mqtt import Publisher
 
 
 def from_options(options: dict[str, Any]) -> NodeFile:
@@ -143,20 +147,40 @@ async def _run(file: NodeFile, epoch_unix_s: float, as_json: bool, orders: Order
 
 
 async def _run_node(file: NodeFile, epoch_unix_s: float, orders: Orders | None, *outputs: sinks.Output) -> int:
-    """With its events going to these places, and to a broker when there is one."""
+    """With its events going to these places, and to a broker when there is one; with a broker of its own around all."""
     from node.machine import run_node
 
+    async with contextlib.AsyncExitStack() as stack:
+        own = _own_broker(file)
+        if own:
+            file = resolve.with_node(file, mqtt=file.node.mqtt or own.url)
+        publisher = _publisher(file)
+        everywhere = sinks.FanOut([*outputs, publisher] if publisher else outputs)
+        sink = sinks.Stamp(file.node.name, epoch_unix_s, everywhere)
+        for runs in (own, publisher):
+            if runs:
+                await stack.enter_async_context(runs.running(sink.emit))
+        return await run_node(file, sink, orders)
+
+
+def _own_broker(file: NodeFile) -> "OwnBroker | None":
+    """It has taken its port. Raises `ConfigError`."""
+    if file.node.broker is None:
+        return None
+    from p2ptrain.network.broker import OwnBroker
+
+    return OwnBroker(file.node.broker, file.node.key, file.name)
+
+
+def _publisher(file: NodeFile) -> "Publisher | None":
     config = file.node
     if config.mqtt is None:
-        return await run_node(file, sinks.Stamp(config.name, epoch_unix_s, sinks.FanOut(outputs)), orders)
+        return None
+    from p2ptrain.network.broker.login import reached_at  # brings aiomqtt, which most nodes do without
     from p2ptrain.telemetry.mqtt import Publisher
-    from p2ptrain.telemetry.mqtt_broker import Broker
 
     peer = Identity.load_or_create(config.home).peer
-    publisher = Publisher(Broker.parse(config.mqtt), file.name, peer, config.name, config.slot)
-    sink = sinks.Stamp(config.name, epoch_unix_s, sinks.FanOut([*outputs, publisher]))
-    async with publisher.running(sink.emit):
-        return await run_node(file, sink, orders)
+    return Publisher(reached_at(config.mqtt, config.key, file.name), file.name, peer, config.name, config.slot)
 
 
 def _forget_broken_stdout(lines: sinks.Lines) -> None:

@@ -102,6 +102,13 @@ def _check_broker(url: str) -> str:
     return check(url)
 
 
+def check_own_broker(where: str) -> str:
+    """For `broker`. Raises `ValueError`."""
+    from p2ptrain.telemetry.mqtt_broker import check_own
+
+    return check_own(where)
+
+
 class NodeConfig(Strict):
     """One machine's own settings."""
 
@@ -147,6 +154,9 @@ class NodeConfig(Strict):
     mqtt: Annotated[str, AfterValidator(_check_broker)] | None = None
     """A broker to publish events at, `mqtt://user:password@host:port`. The password may come from the environment
     variable P2PTRAIN_MQTT_PASSWORD instead."""
+    broker: Annotated[str, AfterValidator(check_own_broker)] | None = None
+    """Be a broker for others, at host:port or user:password@host:port; without `mqtt`, it is this node's too. With a
+    swarm key, members are let in by it, others by the password. Needs the extra `broker`."""
 
     @property
     def calls(self) -> bool:
@@ -164,7 +174,7 @@ class NodeFile(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> "NodeFile":
-        if reason := lacks_broker(self.run, self.node.carrier, self.node.mqtt):
+        if reason := lacks_broker(self.run, self.node.carrier, self.node.mqtt or self.node.broker):
             raise Misplaced(("node", "carrier"), reason)
         if reason := lacks_graph(self.run, self.graph):
             raise Misplaced(("run", "strategy"), reason)
@@ -180,13 +190,13 @@ def lacks_graph(run: RunConfig, graph: graphs.Graph | None) -> str | None:
     return None
 
 
-def lacks_broker(run: RunConfig, carrier: str, mqtt: str | None) -> str | None:
+def lacks_broker(run: RunConfig, carrier: str, broker: str | None) -> str | None:
     """What to say to a node that cannot speak over a broker, and is to."""
     if carrier == "grpc":
         return None
     if not run.strategy.speaks_over_channel:
         return f"{run.strategy.name} needs calls between peers; only spsa can do with a broker"
-    return None if mqtt else "needs a broker: give node.mqtt, such as mqtt://broker:1883"
+    return None if broker else "needs a broker: give node.mqtt, such as mqtt://broker:1883"
 
 
 M = TypeVar("M", bound=BaseModel)

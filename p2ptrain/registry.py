@@ -170,5 +170,5 @@ def place_of(item: ErrorDetails) -> tuple[str | int, ...]:
 def reason_of(item: ErrorDetails) -> str:
     """What is wrong, and the value where it fits on the line."""
     got = "" if isinstance(item["input"], dict | list | BaseModel) else f" (got {item['input']!r})"
-    hidden = re.sub(r"://[^@]*@", "://***@", got)  # a password
+    hidden = re.sub(r"(://|['\"])(?!\w+://).*@", r"\1***@", got)  # a password
     return item["msg"].removeprefix("Value error, ") + hidden

@@ -72,6 +72,7 @@ class MqttChannel:
         async for message in client.messages:
             *_, speaker, to = str(message.topic).split("/")
             payload = message.payload
-            if isinstance(payload, bytes) and len(payload) <= AIRED_BYTES_MAX and speaker != self._me:
+            is_ours = to in (TO_ALL, self._me) and speaker != self._me
+            if isinstance(payload, bytes) and len(payload) <= AIRED_BYTES_MAX and is_ours:
                 with suppress(asyncio.QueueFull):
                     self._heard.put_nowait((payload, to == self._me))

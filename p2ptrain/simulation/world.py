@@ -373,6 +373,7 @@ def node_files(topology: Topology) -> list[NodeFile]:
             "name": name, "slot": slot, "home": Path(name), "listen": f"{name}:1", "profile": group.device,
             "bootstrap": (first,) if topology.door not in (None, slot) else (), "speed": speeds[slot],
             "attack": group.attack, "device": "cpu", "carrier": topology.carrier(group),
+            "mqtt": topology.mqtt,
         }  # fmt: skip
         settings = {"name": topology.name, "run": run, "graph": topology.graph}
         files.append(NodeFile.model_validate({**settings, "node": {"key": KEY, **topology.node, **own}}))

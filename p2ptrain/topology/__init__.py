@@ -10,7 +10,16 @@ from pydantic import AfterValidator, Field, GetJsonSchemaHandler, ValidationErro
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from p2ptrain.config import AGraph, AnAttack, NodeConfig, RunConfig, Strict, lacks_broker, lacks_graph
+from p2ptrain.config import (
+    AGraph,
+    AnAttack,
+    NodeConfig,
+    RunConfig,
+    Strict,
+    check_own_broker,
+    lacks_broker,
+    lacks_graph,
+)
 from p2ptrain.errors import Misplaced
 from p2ptrain.registry import Like, explain
 from p2ptrain.swarm.records import NAME
@@ -69,6 +78,8 @@ class NodeGroup(Strict):
     """These nodes lie."""
     carrier: Literal["grpc", "mqtt", "both"] | None = None
     """How these reach others, if not as `node.carrier` says."""
+    broker: Annotated[str, AfterValidator(check_own_broker)] | None = None
+    """This node is the broker of all, at host:port or user:password@host:port, unless `node.mqtt` names another."""
     starts: Seconds = 0.0
     """When, in seconds of the run's clock: a late joiner."""
 
@@ -118,6 +129,12 @@ class Topology(Strict):
 
     def carrier(self, group: NodeGroup) -> str:
         return group.carrier or self.node.get("carrier", "grpc")
+
+    @property
+    def mqtt(self) -> str | None:
+        """Where all nodes find a broker: what `node.mqtt` says, or at the first of them that is one."""
+        own = next((f"mqtt://{group.broker}" for group in self.nodes if group.broker), None)
+        return self.node.get("mqtt") or own
 
     @property
     def door(self) -> int | None:
@@ -190,15 +207,29 @@ class Topology(Strict):
         except ValidationError as error:
             yield ("node", *error.errors()[0]["loc"]), explain(error)
         yield from self._without_a_broker()
+        yield from self._contradictions_in_brokers()
         yield from self._too_many_liars()
         yield from self._contradictions_in_links()
         yield from self._contradictions_in_faults()
 
     def _without_a_broker(self) -> Iterator[tuple[Place, str]]:
         for index, group in enumerate(self.nodes):
-            if reason := lacks_broker(self.run, self.carrier(group), self.node.get("mqtt")):
+            if reason := lacks_broker(self.run, self.carrier(group), self.mqtt):
                 place = ("node", "carrier") if group.carrier is None else ("nodes", index, "carrier")
                 yield place, reason
+
+    def _contradictions_in_brokers(self) -> Iterator[tuple[Place, str]]:
+        if self.node.get("broker") is not None:
+            yield ("node", "broker"), "is for one node only: write it into that node's group, under `nodes`"
+        taken = set[str]()
+        for index, group in enumerate(self.nodes):
+            address = (group.broker or "").rpartition("@")[2]
+            if group.broker and group.count > 1:
+                yield ("nodes", index, "broker"), f"is for one node only, and these are {group.count}"
+            if address in taken:
+                yield ("nodes", index, "broker"), f"two nodes have the same address, {address}"
+            if address and not address.endswith(":0"):
+                taken.add(address)
 
     def _too_many_liars(self) -> Iterator[tuple[Place, str]]:
         borne = getattr(self.run.aggregator, "f", None)

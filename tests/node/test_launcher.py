@@ -306,3 +306,25 @@ def test_a_topology_tells_no_key(tmp_path: Path) -> None:
     assert file.node["key"] == "very-secret"
     assert Swarm(file, tmp_path).files["a"].node.key == "very-secret"
     assert yaml.safe_load(resolve.dump(file))["nodes"][0]["name"] == "a"
+
+
+def test_a_node_can_be_the_broker_of_all(tmp_path: Path) -> None:
+    from node import resolve
+
+    nodes = [{"name": "a"}, {"name": "b", "broker": "me:very-secret@0.0.0.0:0"}]
+    file = Topology.model_validate({"name": "test", "run": {"task": "digits", "steps": 3}, "nodes": nodes})
+    files = Swarm(file, tmp_path / "1").files
+    assert files["a"].node.broker is None
+    broker = files["b"].node.broker
+    assert broker is not None
+    port = broker.removeprefix("me:very-secret@0.0.0.0:")
+    assert int(port) > 0
+    assert {each.node.mqtt for each in files.values()} == {f"mqtt://me:very-secret@127.0.0.1:{port}"}
+    assert "very-secret" not in resolve.dump(file)
+    assert yaml.safe_load(resolve.dump(file))["nodes"][1]["broker"] == "me@0.0.0.0:0"
+    other = Topology.model_validate({**file.model_dump(mode="json"), "node": {"mqtt": "mqtt://elsewhere"}})
+    assert {each.node.mqtt for each in Swarm(other, tmp_path / "2").files.values()} == {"mqtt://elsewhere"}
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        nodes[1]["broker"] = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(ConfigError, match=f"broker: {nodes[1]['broker']}: Address already in use"):
+            Swarm(Topology.model_validate({**file.model_dump(mode="json"), "nodes": nodes}), tmp_path / "3")

@@ -62,3 +62,27 @@ async def test_who_reaches_only_a_broker_ends_with_the_same_bits(broker: RealBro
     assert {event.peer for _, event in swarm.events("far", Flooded)} == {"broker"}
     assert [event.name for _, event in swarm.events("near", Joined)] == ["bridge"]
     assert not [event for name in swarm.files for _, event in swarm.events(name, Rejected)]
+
+
+async def test_a_node_can_be_the_broker_of_those_who_cannot_be_called(tmp_path: Path) -> None:
+    nodes = [
+        {"name": "near"},
+        {"name": "hub", "carrier": "both", "broker": "127.0.0.1:0"},
+        {"name": "far", "carrier": "mqtt"},
+    ]
+    body = topology().model_dump(mode="json", exclude_unset=True)
+    body["run"]["steps"] = 150
+    body |= {"nodes": nodes, "faults": [{"at": 5, "kill": "hub", "for": 2}]}
+    async with Watched(Topology.model_validate(body), tmp_path, speed=1.0) as swarm:
+        await swarm.until(lambda: all(swarm.events(name, Stopped) for name in swarm.files), START_S)
+
+    ends = {name: swarm.events(name, Stopped)[-1][1].digest for name in swarm.files}
+    assert len(set(ends.values())) == 1, ends
+    assert not swarm.events("far", Joined)
+    assert {event.peer for _, event in swarm.events("far", Flooded)} == {"broker"}
+    assert len(swarm.notes("hub", "this node is a broker at 127.0.0.1:")) == 2
+    assert not swarm.notes("hub", "is open")
+    assert not swarm.notes("hub", "does not answer")
+    assert swarm.notes("far", "does not answer")
+    assert not [event for name in swarm.files for _, event in swarm.events(name, Rejected)]
+    assert "amqtt" not in (tmp_path / "hub" / "node.log").read_text()

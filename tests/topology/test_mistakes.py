@@ -124,10 +124,20 @@ def test_a_fault_that_cannot_be(tmp_path: Path, fault: str, expected: str) -> No
         ('">= 0.9"', "high", "11: expect.accuracy: write a comparison such as \">= 0.93\", not 'high'"),
         ("name: mine", "name: mine\nname: yours", "2: name: is given twice"),
         (", steps: 10", "", "2: run: give steps or seconds"),
+        ("graph:", "node: {broker: '0.0.0.0:1883'}\ngraph:", "3: node.broker: is for one node only: write it into"),
+        ("site: eu}", "site: eu, broker: 'h:1'}", "5: nodes.0.broker: is for one node only, and these are 2"),
+        (
+            "{count: 2, site: eu}",
+            "{broker: 'h:1', site: eu}\n  - {broker: 'me:secret@h:1', site: eu}",
+            "6: nodes.1.broker: two nodes have the same address, h:1",
+        ),
+        ("site: eu}", "site: eu, broker: 'a:secret@h'}", "5: nodes.0.broker: expected host:port, such as 0.0.0.0:1883"),
     ],
 )
 def test_a_file_that_contradicts_itself(tmp_path: Path, old: str, new: str, expected: str) -> None:
-    assert wrong(tmp_path, old, new).startswith(expected)
+    found = wrong(tmp_path, old, new)
+    assert found.startswith(expected)
+    assert "secret" not in found
 
 
 def test_an_alias_that_leads_back_to_itself_is_refused_like_anything_else(tmp_path: Path) -> None:
