@@ -189,7 +189,7 @@ class Swarm:
             return
         if name in self._processes:
             self._fold(name, Restarted())
-        others = [self._address(other) for other in self.running][:3]
+        others = [self._address(other) for other in self.running if self.files[other].node.calls][:3]
         file = self.files[name]
         bootstrap = tuple(dict.fromkeys((*others, *file.node.bootstrap))) if file.node.calls else ()
         await self._spawn(name, resolve.with_node(file, bootstrap=bootstrap))

@@ -205,7 +205,8 @@ class World:
 
     def _equip(self, node: SimulatedNode, transport: SimulatedTransport) -> tuple[NodeFile, Machine]:
         """What a new life of the node starts with."""
-        others = [other.file.node.listen for other in self.nodes.values() if other.alive and other is not node][:3]
+        alive = [other for other in self.nodes.values() if other.alive and other is not node]
+        others = [other.file.node.listen for other in alive if other.file.node.calls][:3]
         bootstrap = tuple(dict.fromkeys((*node.file.node.bootstrap, *(others if node.lives > 1 else ()))))
         calls = node.file.node.calls
         config = node.file.node.model_copy(update={"bootstrap": bootstrap if calls and not self.table else ()})

@@ -71,7 +71,6 @@ async def test_a_node_can_be_the_broker_of_those_who_cannot_be_called(tmp_path: 
         {"name": "far", "carrier": "mqtt"},
     ]
     body = topology().model_dump(mode="json", exclude_unset=True)
-    body["run"]["steps"] = 150
     body |= {"nodes": nodes, "faults": [{"at": 5, "kill": "hub", "for": 2}]}
     async with Watched(Topology.model_validate(body), tmp_path, speed=1.0) as swarm:
         await swarm.until(lambda: all(swarm.events(name, Stopped) for name in swarm.files), START_S)
