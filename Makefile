@@ -3,13 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install install-dev swarm test check tests test-topologies test-docker docker-tests docker-image again \
-	secrets bench protos clean
+.PHONY: help install install-dev swarm test check tests test-topologies test-finetune test-docker docker-tests \
+	docker-image again secrets bench protos clean
 
 help:
 	@echo "make swarm        four unequal nodes train a small language model, in about two minutes"
 	@echo "make test         lint, types, imports, tests"
 	@echo "make test-topologies  every file in topologies/ as real processes, in about fifteen minutes"
+	@echo "make test-finetune  fine-tuning of Hugging Face models, with 180 MB of the extra finetune, in seconds"
 	@echo "make test-docker  the same nodes in containers; makes a Docker engine where there is none"
 	@echo "make docker-image the image for docker compose and for --runtime docker"
 	@echo "make secrets      what docker compose up needs: a swarm key and a broker's password, in .env"
@@ -29,6 +30,10 @@ install-dev: .venv/installed-dev
 
 .venv/installed-dev: .venv/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+.venv/installed-finetune: .venv/installed-dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[finetune]'
 	touch $@
 
 swarm: install
@@ -51,6 +56,9 @@ tests: install-dev
 
 test-topologies: install-dev
 	$(BIN)/python -m pytest -q tests/processes
+
+test-finetune: .venv/installed-finetune
+	$(BIN)/python -m pytest -q tests/finetune
 
 test-docker: install-dev docker/wheels/made
 	docker/engine.sh $(MAKE) --no-print-directory docker-image docker-tests
