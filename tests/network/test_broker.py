@@ -187,8 +187,19 @@ async def test_who_does_not_log_in_is_cut_off_and_there_is_room_for_so_many(monk
         assert [await read_all(reader) for reader, _ in silent] == [b""] * 5
         for _, writer in silent:
             writer.close()
+        monkeypatch.setattr(door, "LOGIN_S", 30.0)
         async with client(own):
             pass
+
+
+async def test_who_falls_silent_is_gone_when_it_has_promised_to_speak_sooner() -> None:
+    async with running() as (own, _), Ear().listening(port_of(own)) as ear:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(own))
+        will = map(string, ("me", "p2ptrain/status", "offline"))
+        writer.write(packet(0x10, string("MQTT"), b"\x04\x0e\x00\x01", *will))
+        assert await read_all(reader) == ACCEPTED
+        assert await ear.until("status") == ["offline"]
+        writer.close()
 
 
 async def test_what_is_retained_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,18 +218,24 @@ async def test_what_is_retained_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
 
 async def test_who_does_not_read_loses_messages_and_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(door, "UNSENT_BYTES_MAX", 1 << 17)
-    async with running() as (own, _), Ear().listening(port_of(own)) as ear:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port_of(own))
-        writer.write(CONNECT + SUBSCRIBE)
-        assert await reader.readexactly(9) == ACCEPTED + packet(0x90, b"\x00\x01\x00")
-        writer.transport.pause_reading()
-        async with client(own) as other:
-            for _ in range(200):
-                await other.publish("p2ptrain/run/much", b"x" * 60_000, qos=1)
-            await other.publish("p2ptrain/run/said", b"all", qos=1)
-        await ear.until("said", "all")
-        assert len(ear.payloads("much")) == 200
-        writer.transport.abort()
+    message, count = b"x" * 60_000, 200
+    async with running() as (own, _), client(own) as listener, client(own) as other:
+        await listener.subscribe("p2ptrain/#", qos=1)
+        heard = aiter(listener.messages)
+        with socket.create_connection(("127.0.0.1", port_of(own))) as deaf:
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 18)
+            reader, writer = await asyncio.open_connection(sock=deaf)
+            writer.write(CONNECT + SUBSCRIBE)
+            assert await reader.readexactly(9) == ACCEPTED + packet(0x90, b"\x00\x01\x00")
+            writer.transport.pause_reading()
+            async with asyncio.timeout(60):
+                for _ in range(count):
+                    await other.publish("p2ptrain/much", message, qos=1)
+                    assert (await anext(heard)).payload == message
+            writer.transport.resume_reading()
+            writer.write(packet(0xE0))
+            assert 0 < len(await read_all(reader)) < 0.9 * count * len(message)
+            writer.close()
 
 
 def test_what_is_wrong_with_the_address_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
