@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from p2ptrain.errors import PeerError
-from p2ptrain.strategies.spsa.book import Book
-from p2ptrain.strategies.spsa.master import Master
+from p2ptrain.strategies.spsa.ledger.book import Book
+from p2ptrain.strategies.spsa.ledger.master import Master
 
 PARTS = 16
 """Each question narrows a range of rounds so many times."""

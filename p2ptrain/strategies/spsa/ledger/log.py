@@ -17,8 +17,8 @@ from collections.abc import Collection, Iterable, Iterator
 
 from p2ptrain.errors import CheckpointError, ConfigError, PeerError
 from p2ptrain.ports import Disk
-from p2ptrain.strategies.spsa.batch import SIZE_BYTES_MAX, Batch, decode, encode
-from p2ptrain.strategies.spsa.noise import Evaluation
+from p2ptrain.strategies.spsa.arithmetic.noise import Evaluation
+from p2ptrain.strategies.spsa.ledger.batch import SIZE_BYTES_MAX, Batch, decode, encode
 
 SEGMENT_BYTES = 1 << 15
 _MAGIC = b"p2ptrain onebyte log 1\n"

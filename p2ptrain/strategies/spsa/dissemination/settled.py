@@ -2,7 +2,7 @@
 
 from collections import deque
 
-from p2ptrain.strategies.spsa.replica import Replica
+from p2ptrain.strategies.spsa.ledger.replica import Replica
 from p2ptrain.waiting import now
 
 SETTLED_S = 5.0

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from p2ptrain.errors import CheckpointError, PeerError
 from p2ptrain.ports import Disk
-from p2ptrain.strategies.spsa.batch import decode, encode
-from p2ptrain.strategies.spsa.book import Book, Page, batches_of
-from p2ptrain.strategies.spsa.lattice import Lattice
-from p2ptrain.strategies.spsa.master import Master
-from p2ptrain.strategies.spsa.noise import Key
-from p2ptrain.strategies.spsa.rule import Rule
+from p2ptrain.strategies.spsa.arithmetic.lattice import Lattice
+from p2ptrain.strategies.spsa.arithmetic.noise import Key
+from p2ptrain.strategies.spsa.arithmetic.rule import Rule
+from p2ptrain.strategies.spsa.ledger.batch import decode, encode
+from p2ptrain.strategies.spsa.ledger.book import Book, Page, batches_of
+from p2ptrain.strategies.spsa.ledger.master import Master
 
 KEPT = 2
 _MAGIC = b"p2ptrain onebyte master 1\n"

@@ -3,13 +3,13 @@
 from typing import TYPE_CHECKING
 
 from p2ptrain.errors import PeerError
-from p2ptrain.strategies.spsa.batch import decode
-from p2ptrain.strategies.spsa.link import Link
-from p2ptrain.strategies.spsa.speaker import Speaker
+from p2ptrain.strategies.spsa.dissemination.carrier import Speaker
+from p2ptrain.strategies.spsa.dissemination.link import Link
+from p2ptrain.strategies.spsa.ledger.batch import decode
 from p2ptrain.wire.onebyte_pb2 import Said
 
 if TYPE_CHECKING:
-    from p2ptrain.strategies.spsa.flood import Flood
+    from p2ptrain.strategies.spsa.dissemination.flood import Flood
 
 BUSY = 512
 """Records that a neighbour waits for; who asks for more meanwhile waits for these."""

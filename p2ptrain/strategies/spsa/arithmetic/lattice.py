@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from p2ptrain.errors import ConfigError
-from p2ptrain.strategies.spsa.noise import BLOCK, Evaluation, Key, kernels, signs_on
+from p2ptrain.strategies.spsa.arithmetic.noise import BLOCK, Evaluation, Key, kernels, signs_on
 
 FRACTION_BITS = 40
 UNIT = 2.0**-FRACTION_BITS

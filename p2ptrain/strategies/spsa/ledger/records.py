@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from p2ptrain.strategies.spsa.log import Log
+from p2ptrain.strategies.spsa.ledger.log import Log
 from p2ptrain.wire.onebyte_pb2 import Said
 
 MESSAGE_BYTES = 1 << 16

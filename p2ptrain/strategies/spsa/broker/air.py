@@ -7,7 +7,7 @@ from p2ptrain.bounded import keep
 from p2ptrain.errors import PeerError
 from p2ptrain.messages import parse
 from p2ptrain.ports import AIRED_BYTES_MAX, Bytes, Channel, PeerId, peer_id_of
-from p2ptrain.strategies.spsa.link import SIZE_BYTES_MAX
+from p2ptrain.strategies.spsa.dissemination.link import SIZE_BYTES_MAX
 from p2ptrain.wire.onebyte_pb2 import Aired
 
 if TYPE_CHECKING:

@@ -10,21 +10,19 @@ from typing import TYPE_CHECKING
 
 from p2ptrain import chaos
 from p2ptrain.errors import ConfigError, PeerError
-from p2ptrain.strategies.spsa.air import Air
-from p2ptrain.strategies.spsa.bus import Bus
-from p2ptrain.strategies.spsa.complaints import Complaints
-from p2ptrain.strategies.spsa.dialling import Dialling
-from p2ptrain.strategies.spsa.finals import Finals
-from p2ptrain.strategies.spsa.hearing import Hearing
-from p2ptrain.strategies.spsa.horizon import Horizon
-from p2ptrain.strategies.spsa.link import Link
-from p2ptrain.strategies.spsa.presence import Presence
-from p2ptrain.strategies.spsa.repair import Repair
-from p2ptrain.strategies.spsa.replica import Replica
-from p2ptrain.strategies.spsa.roster import Roster, slot_of
-from p2ptrain.strategies.spsa.settled import Settled
-from p2ptrain.strategies.spsa.speaker import Speaker
-from p2ptrain.strategies.spsa.telling import Telling
+from p2ptrain.strategies.spsa.dissemination.carrier import Carrier, Speaker
+from p2ptrain.strategies.spsa.dissemination.complaints import Complaints
+from p2ptrain.strategies.spsa.dissemination.dialling import Dialling
+from p2ptrain.strategies.spsa.dissemination.hearing import Hearing
+from p2ptrain.strategies.spsa.dissemination.horizon import Horizon
+from p2ptrain.strategies.spsa.dissemination.link import Link
+from p2ptrain.strategies.spsa.dissemination.presence import Presence
+from p2ptrain.strategies.spsa.dissemination.repair import Repair
+from p2ptrain.strategies.spsa.dissemination.settled import Settled
+from p2ptrain.strategies.spsa.dissemination.telling import Telling
+from p2ptrain.strategies.spsa.ledger.finals import Finals
+from p2ptrain.strategies.spsa.ledger.replica import Replica
+from p2ptrain.strategies.spsa.ledger.roster import Roster, slot_of
 from p2ptrain.talk import both
 from p2ptrain.waiting import News, within
 from p2ptrain.wire.onebyte_pb2 import Said
@@ -63,7 +61,8 @@ class Flood:
         self._dialling = Dialling(node, self.complaints, self.talk)
         self.links = self._dialling.links
         """To neighbours."""
-        self.bus = None if node.channel is None else Bus(self, Air(node, node.channel, replica.identity, number))
+        self.bus: Carrier | None = None
+        """A broker, where there is one; entered before `run`."""
         self._news = News()
 
     async def run(self) -> None:

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from p2ptrain.errors import PeerError
-from p2ptrain.strategies.spsa.audit import PARTS, Question, answer, fingerprint, search
-from p2ptrain.strategies.spsa.book import EVERYTHING
-from p2ptrain.strategies.spsa.link import Link
-from p2ptrain.strategies.spsa.records import take_some
-from p2ptrain.strategies.spsa.speaker import Speaker
+from p2ptrain.strategies.spsa.dissemination.carrier import Speaker
+from p2ptrain.strategies.spsa.dissemination.link import Link
+from p2ptrain.strategies.spsa.ledger.audit import PARTS, Question, answer, fingerprint, search
+from p2ptrain.strategies.spsa.ledger.book import EVERYTHING
+from p2ptrain.strategies.spsa.ledger.records import take_some
 from p2ptrain.wire.onebyte_pb2 import Said
 
 if TYPE_CHECKING:
-    from p2ptrain.strategies.spsa.flood import Flood
+    from p2ptrain.strategies.spsa.dissemination.flood import Flood
 
 SEAL_S = 3.0
 MANY = PARTS // 2

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from p2ptrain.errors import PeerError
 from p2ptrain.ports import Bytes
-from p2ptrain.strategies.spsa.noise import Evaluation
+from p2ptrain.strategies.spsa.arithmetic.noise import Evaluation
 
 SIZE_BYTES_MAX = 1 << 15
 BYTES_MAX = 1 << 14

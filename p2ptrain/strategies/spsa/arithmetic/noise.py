@@ -36,7 +36,7 @@ class Evaluation(NamedTuple):
 def kernels() -> Any | None:
     """The compiled loops, or None where numba does not work. Takes seconds when nothing is cached yet."""
     try:
-        from p2ptrain.strategies.spsa import _kernels
+        from p2ptrain.strategies.spsa.arithmetic import _kernels
     except ImportError:
         return None
     return _kernels

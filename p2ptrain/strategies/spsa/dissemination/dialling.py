@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from p2ptrain.errors import PeerError
 from p2ptrain.pace import Pace
 from p2ptrain.ports import PeerId, Stream
-from p2ptrain.strategies.spsa.complaints import Complaints
-from p2ptrain.strategies.spsa.link import Link
+from p2ptrain.strategies.spsa.dissemination.complaints import Complaints
+from p2ptrain.strategies.spsa.dissemination.link import Link
 from p2ptrain.talk import STREAM_TIMEOUT_S, both
 from p2ptrain.waiting import now, within
 

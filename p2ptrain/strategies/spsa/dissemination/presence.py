@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from p2ptrain.strategies.spsa.roster import Roster
+from p2ptrain.strategies.spsa.ledger.roster import Roster
 from p2ptrain.waiting import now
 
 if TYPE_CHECKING:

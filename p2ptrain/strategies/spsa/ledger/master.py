@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from p2ptrain.strategies.spsa.book import NOTHING, Book, Page
-from p2ptrain.strategies.spsa.lattice import Lattice, Steps
-from p2ptrain.strategies.spsa.rule import Rule
+from p2ptrain.strategies.spsa.arithmetic.lattice import Lattice, Steps
+from p2ptrain.strategies.spsa.arithmetic.rule import Rule
+from p2ptrain.strategies.spsa.ledger.book import NOTHING, Book, Page
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,12 +10,12 @@ from collections import Counter
 from contextlib import suppress
 
 from p2ptrain.errors import CheckpointError, PeerError
-from p2ptrain.strategies.spsa import snapshot
-from p2ptrain.strategies.spsa.audit import fingerprint
-from p2ptrain.strategies.spsa.book import Book
-from p2ptrain.strategies.spsa.flood import Flood
-from p2ptrain.strategies.spsa.link import Link
-from p2ptrain.strategies.spsa.snapshot import Snapshot
+from p2ptrain.strategies.spsa.dissemination.flood import Flood
+from p2ptrain.strategies.spsa.dissemination.link import Link
+from p2ptrain.strategies.spsa.ledger import snapshot
+from p2ptrain.strategies.spsa.ledger.audit import fingerprint
+from p2ptrain.strategies.spsa.ledger.book import Book
+from p2ptrain.strategies.spsa.ledger.snapshot import Snapshot
 from p2ptrain.telemetry.events import Fetched, Noted
 from p2ptrain.wire.onebyte_pb2 import Said
 

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from p2ptrain.errors import PeerError
-from p2ptrain.strategies.spsa.batch import Batch, Run
-from p2ptrain.strategies.spsa.noise import Evaluation
-from p2ptrain.strategies.spsa.rule import Rule, low_median, next_exponent
+from p2ptrain.strategies.spsa.arithmetic.noise import Evaluation
+from p2ptrain.strategies.spsa.arithmetic.rule import Rule, low_median, next_exponent
+from p2ptrain.strategies.spsa.ledger.batch import Batch, Run
 
 NOTHING = -128
 EVERYTHING = 1 << 32

@@ -8,27 +8,24 @@ snapshot. A node that has streams too bridges: what it hears on one side it says
 import asyncio
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from p2ptrain.bounded import keep
 from p2ptrain.errors import PeerError
 from p2ptrain.messages import parse
 from p2ptrain.pace import Pace
 from p2ptrain.ports import Bytes, PeerId
-from p2ptrain.strategies.spsa.air import SPEAKERS_MAX, Air, Message, WrongModel
-from p2ptrain.strategies.spsa.dialling import LIES, SHUNNED_S
-from p2ptrain.strategies.spsa.link import Link
-from p2ptrain.strategies.spsa.records import take_some
-from p2ptrain.strategies.spsa.repair import SEAL_S
-from p2ptrain.strategies.spsa.roster import slot_of
-from p2ptrain.strategies.spsa.speaker import Speaker
+from p2ptrain.strategies.spsa.broker.air import SPEAKERS_MAX, Air, Message, WrongModel
+from p2ptrain.strategies.spsa.dissemination.carrier import Speaker
+from p2ptrain.strategies.spsa.dissemination.dialling import LIES, SHUNNED_S
+from p2ptrain.strategies.spsa.dissemination.flood import Flood
+from p2ptrain.strategies.spsa.dissemination.link import Link
+from p2ptrain.strategies.spsa.dissemination.repair import SEAL_S
+from p2ptrain.strategies.spsa.ledger.records import take_some
+from p2ptrain.strategies.spsa.ledger.roster import slot_of
 from p2ptrain.talk import both
 from p2ptrain.telemetry.events import Flooded
 from p2ptrain.waiting import now
 from p2ptrain.wire.onebyte_pb2 import Said
-
-if TYPE_CHECKING:
-    from p2ptrain.strategies.spsa.flood import Flood
 
 BROKER = "broker"
 """In events, where a message has no sender that could be named."""
@@ -62,9 +59,9 @@ class Whisper:
 
 
 class Bus:
-    """One node at a broker."""
+    """One node at a broker: the `Carrier` of its flood."""
 
-    def __init__(self, flood: "Flood", air: Air) -> None:
+    def __init__(self, flood: Flood, air: Air) -> None:
         self.links: dict[PeerId, Link] = {}
         """To those that it talks to alone."""
         self._flood, self._air = flood, air

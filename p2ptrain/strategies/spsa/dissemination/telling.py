@@ -2,16 +2,16 @@
 
 from typing import TYPE_CHECKING
 
-from p2ptrain.strategies.spsa.dialling import REDIAL_S
-from p2ptrain.strategies.spsa.link import Link
-from p2ptrain.strategies.spsa.records import take_some
-from p2ptrain.strategies.spsa.repair import SEAL_S
+from p2ptrain.strategies.spsa.dissemination.dialling import REDIAL_S
+from p2ptrain.strategies.spsa.dissemination.link import Link
+from p2ptrain.strategies.spsa.dissemination.repair import SEAL_S
+from p2ptrain.strategies.spsa.ledger.records import take_some
 from p2ptrain.telemetry.events import Flooded
 from p2ptrain.waiting import now
 from p2ptrain.wire.onebyte_pb2 import Said
 
 if TYPE_CHECKING:
-    from p2ptrain.strategies.spsa.flood import Flood
+    from p2ptrain.strategies.spsa.dissemination.flood import Flood
 
 ACCOUNTED_S = 5.0
 TOLD_AGAIN = 0.25

@@ -10,15 +10,15 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from p2ptrain.errors import ConfigError, PeerError
-from p2ptrain.strategies.spsa.audit import agreed, fingerprint
-from p2ptrain.strategies.spsa.book import AHEAD_MAX
-from p2ptrain.strategies.spsa.link import Link
-from p2ptrain.strategies.spsa.roster import slot_of
+from p2ptrain.strategies.spsa.dissemination.link import Link
+from p2ptrain.strategies.spsa.ledger.audit import agreed, fingerprint
+from p2ptrain.strategies.spsa.ledger.book import AHEAD_MAX
+from p2ptrain.strategies.spsa.ledger.roster import slot_of
 from p2ptrain.telemetry.events import Mended
 from p2ptrain.wire.onebyte_pb2 import Said
 
 if TYPE_CHECKING:
-    from p2ptrain.strategies.spsa.flood import Flood
+    from p2ptrain.strategies.spsa.dissemination.flood import Flood
 
 LOOKED_S = 3.0
 KEPT = 8

@@ -3,7 +3,7 @@ or a cosine may differ in its last bit from machine to machine.
 
 Rounds come in spans. All bytes of a span have one scale, a power of two, which follows from the bytes of the spans
 before the last: those are old enough that few are still under way, and should one of them come late after all, and move
-the scale, then the master is corrected for it (`master.py`).
+the scale, then the master is corrected for it (`ledger/master.py`).
 """
 
 import hashlib
@@ -13,8 +13,8 @@ from fractions import Fraction
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from p2ptrain.strategies.spsa.lattice import FRACTION_BITS
-from p2ptrain.strategies.spsa.noise import Key
+from p2ptrain.strategies.spsa.arithmetic.lattice import FRACTION_BITS
+from p2ptrain.strategies.spsa.arithmetic.noise import Key
 
 VERSION = 1
 BYTE_MAX = 127

@@ -4,7 +4,7 @@ import random
 from typing import TYPE_CHECKING
 
 from p2ptrain.errors import PeerError
-from p2ptrain.strategies.spsa.roster import slot_of
+from p2ptrain.strategies.spsa.ledger.roster import slot_of
 from p2ptrain.wire.onebyte_pb2 import Said
 
 if TYPE_CHECKING:

@@ -5,10 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from p2ptrain.strategies.spsa.lattice import Lattice
-from p2ptrain.strategies.spsa.noise import Evaluation
-from p2ptrain.strategies.spsa.replica import slope
-from p2ptrain.strategies.spsa.selection import Selection
+from p2ptrain.strategies.spsa.arithmetic.lattice import Lattice
+from p2ptrain.strategies.spsa.arithmetic.noise import Evaluation
+from p2ptrain.strategies.spsa.arithmetic.selection import Selection
+from p2ptrain.strategies.spsa.arithmetic.slope import slope
 from p2ptrain.training.tasks import Batch
 from p2ptrain.training.trainer import DivergedError, Trainer
 

@@ -12,14 +12,15 @@ from torch import Tensor
 
 from p2ptrain.errors import PeerError
 from p2ptrain.ports import Bytes, Disk
-from p2ptrain.strategies.spsa import snapshot
-from p2ptrain.strategies.spsa.batch import SIZE_BYTES_MAX, Batch, Run, Sign, Verify, decode, encode
-from p2ptrain.strategies.spsa.book import NOTHING, Book, Put
-from p2ptrain.strategies.spsa.lattice import FRACTION_BITS, Lattice
-from p2ptrain.strategies.spsa.log import Log
-from p2ptrain.strategies.spsa.master import Master
-from p2ptrain.strategies.spsa.noise import Evaluation
-from p2ptrain.strategies.spsa.rule import Rule, quantise
+from p2ptrain.strategies.spsa.arithmetic.lattice import Lattice
+from p2ptrain.strategies.spsa.arithmetic.noise import Evaluation
+from p2ptrain.strategies.spsa.arithmetic.rule import Rule, quantise
+from p2ptrain.strategies.spsa.arithmetic.slope import slope
+from p2ptrain.strategies.spsa.ledger import snapshot
+from p2ptrain.strategies.spsa.ledger.batch import SIZE_BYTES_MAX, Batch, Run, Sign, Verify, decode, encode
+from p2ptrain.strategies.spsa.ledger.book import NOTHING, Book, Put
+from p2ptrain.strategies.spsa.ledger.log import Log
+from p2ptrain.strategies.spsa.ledger.master import Master
 
 SIGNED_MAX = 1024
 """Evaluations per batch: small enough for the largest encoding they may have."""
@@ -284,17 +285,6 @@ class Replica:
                 self.evidence[batch.slot] = (other, batch)
                 return True
         return False
-
-
-def slope(
-    lattice: Lattice, evaluation: Evaluation, eps: float, loss_at: Callable[[Tensor], float], out: Tensor
-) -> float:
-    """[f(x + eps z) - f(x - eps z)] / (2 eps), Spall 1992; `loss_at` gets the weights in `out`, in its dtype."""
-    step = round(eps * 2**FRACTION_BITS)
-    lattice.perturbed(evaluation, step, out)
-    above = loss_at(out)
-    lattice.perturbed(evaluation, -step, out)
-    return (above - loss_at(out)) / (2 * eps)
 
 
 def cut(runs: Iterable[Run], every: int) -> Iterator[list[Run]]:
