@@ -22,9 +22,8 @@ from p2ptrain.strategies.spsa.dissemination.link import Link
 from p2ptrain.strategies.spsa.dissemination.repair import SEAL_S
 from p2ptrain.strategies.spsa.ledger.records import take_some
 from p2ptrain.strategies.spsa.ledger.roster import slot_of
-from p2ptrain.talk import both
 from p2ptrain.telemetry.events import Flooded
-from p2ptrain.waiting import now
+from p2ptrain.waiting import both, now
 from p2ptrain.wire.onebyte_pb2 import Said
 
 BROKER = "broker"

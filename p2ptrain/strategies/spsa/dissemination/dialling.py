@@ -5,12 +5,11 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
 
 from p2ptrain.errors import PeerError
-from p2ptrain.pace import Pace
+from p2ptrain.pace import STREAM_TIMEOUT_S, Pace
 from p2ptrain.ports import PeerId, Stream
 from p2ptrain.strategies.spsa.dissemination.complaints import Complaints
 from p2ptrain.strategies.spsa.dissemination.link import Link
-from p2ptrain.talk import STREAM_TIMEOUT_S, both
-from p2ptrain.waiting import now, within
+from p2ptrain.waiting import both, now, within
 
 if TYPE_CHECKING:
     from p2ptrain.node import Node

@@ -23,8 +23,7 @@ from p2ptrain.strategies.spsa.dissemination.telling import Telling
 from p2ptrain.strategies.spsa.ledger.finals import Finals
 from p2ptrain.strategies.spsa.ledger.replica import Replica
 from p2ptrain.strategies.spsa.ledger.roster import Roster, slot_of
-from p2ptrain.talk import both
-from p2ptrain.waiting import News, within
+from p2ptrain.waiting import News, both, within
 from p2ptrain.wire.onebyte_pb2 import Said
 
 if TYPE_CHECKING:

@@ -5,9 +5,8 @@ from collections import deque
 
 from p2ptrain.errors import PeerError
 from p2ptrain.messages import parse
-from p2ptrain.pace import Pace
+from p2ptrain.pace import Pace, deadline_is_peer_error
 from p2ptrain.ports import Stream
-from p2ptrain.talk import deadline_is_peer_error
 from p2ptrain.waiting import within
 from p2ptrain.wire.onebyte_pb2 import Said
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 
 from p2ptrain.bounded import keep
 from p2ptrain.errors import PeerError
+from p2ptrain.exchange.reputation import PROVEN, Reputation
+from p2ptrain.exchange.statements import Statement, checked
 from p2ptrain.messages import parse
 from p2ptrain.ports import Bytes, PeerId, Transport
-from p2ptrain.reputation import PROVEN, Reputation
-from p2ptrain.statements import Statement, checked
 from p2ptrain.wire import exchange_pb2 as pb
 
 COMPARE = "/p2ptrain.v1.Exchange/Compare"

@@ -20,13 +20,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from p2ptrain import offers
 from p2ptrain.errors import ConfigError, PeerError
-from p2ptrain.gather import MAX_AT_ONCE, MAX_SHOWN, Shown
+from p2ptrain.exchange import offers
+from p2ptrain.exchange.gather import MAX_AT_ONCE, MAX_SHOWN, Shown
+from p2ptrain.exchange.offers import Offer
 from p2ptrain.graphs import Graph
-from p2ptrain.offers import Offer
 from p2ptrain.ports import PeerId
-from p2ptrain.strategies.mixing import lazy
 from p2ptrain.swarm.view import Member, State
 from p2ptrain.waiting import either, now, within
 
@@ -189,7 +188,7 @@ class Rounds:
         """The weight of each neighbour in the graph, by slot."""
         graph = self.node.graph
         if graph is not None and graph is not self._weights[0]:
-            from p2ptrain.graphs.measures import metropolis_weights  # with networkx, which other methods do without
+            from p2ptrain.graphs.measures import lazy, metropolis_weights  # with networkx, which others do without
 
             row = lazy(metropolis_weights(graph))[self.node.slot]
             self._weights = graph, {slot: float(row[slot]) for slot in graph.neighbours(self.node.slot)}

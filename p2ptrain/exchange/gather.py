@@ -13,17 +13,18 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from p2ptrain import offers
 from p2ptrain.bounded import keep
 from p2ptrain.errors import PeerBusy, PeerError
-from p2ptrain.liar import Liar
-from p2ptrain.offers import Offer
+from p2ptrain.exchange import offers
+from p2ptrain.exchange.liar import Liar
+from p2ptrain.exchange.offers import Offer
+from p2ptrain.exchange.statements import Author, Statement, add_to_digest, checked, start_digest
+from p2ptrain.exchange.talk import MAX_NORM_RATIO, Talk, Tally, chunk_size_of, chunks
+from p2ptrain.exchange.witness import Witness
+from p2ptrain.pace import STREAM_TIMEOUT_S
 from p2ptrain.ports import PeerId, Stream, Transport
-from p2ptrain.statements import Author, Statement, add_to_digest, checked, start_digest
-from p2ptrain.talk import MAX_NORM_RATIO, STREAM_TIMEOUT_S, Talk, Tally, both, chunk_size_of, chunks
-from p2ptrain.waiting import News, within
+from p2ptrain.waiting import News, both, within
 from p2ptrain.wire.exchange_pb2 import Done, Open, SwapMessage
-from p2ptrain.witness import Witness
 
 SHARE = "/p2ptrain.v1.Exchange/Share"
 

@@ -19,16 +19,17 @@ from p2ptrain import chaos
 from p2ptrain.aggregators import Aggregator
 from p2ptrain.aggregators.mean import Mean
 from p2ptrain.codecs import Codec, Packet
-from p2ptrain.decisions import Decisions, Doubt
 from p2ptrain.errors import PeerBusy, PeerError
-from p2ptrain.liar import Liar
-from p2ptrain.pace import Pace
+from p2ptrain.exchange.decisions import Decisions, Doubt
+from p2ptrain.exchange.liar import Liar
+from p2ptrain.exchange.reputation import Reputation
+from p2ptrain.exchange.talk import MAX_NORM_RATIO, Talk, Tally, chunks
+from p2ptrain.pace import STREAM_TIMEOUT_S, Pace
 from p2ptrain.ports import PeerId, Stream, Transport
-from p2ptrain.reputation import Reputation
 from p2ptrain.seeds import derive
-from p2ptrain.talk import MAX_NORM_RATIO, STREAM_TIMEOUT_S, Talk, Tally, both, chunks
 from p2ptrain.telemetry.events import Event
 from p2ptrain.training.replica import Lease, Shared
+from p2ptrain.waiting import both
 from p2ptrain.wire.exchange_pb2 import Commit, Done, Open, Ready, SwapMessage
 
 SWAP = "/p2ptrain.v1.Exchange/Swap"

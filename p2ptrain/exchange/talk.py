@@ -1,18 +1,18 @@
 """How two peers talk while they exchange vectors: one message at a time, within deadlines, counted and checked."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
 
-from p2ptrain import chaos, frames
+from p2ptrain import chaos
 from p2ptrain.attacks import Attack
 from p2ptrain.codecs import Codec, Packet
 from p2ptrain.errors import PeerBusy, PeerError
-from p2ptrain.pace import Pace
+from p2ptrain.exchange import frames
+from p2ptrain.exchange.reputation import Reputation
+from p2ptrain.pace import Pace, deadline_is_peer_error
 from p2ptrain.ports import Bytes, PeerId, Stream
-from p2ptrain.reputation import Reputation
 from p2ptrain.telemetry.events import Event, Exchanged, Failed, Rejected
 from p2ptrain.training.replica import Shared
 from p2ptrain.wire.exchange_pb2 import Open, Refuse, SwapMessage
@@ -24,8 +24,6 @@ MAX_CHUNK_SIZE = 1 << 21
 MAX_CHUNKS = 1 << 16
 GRACE_S, MIN_BYTES_PER_S = 30.0, 1 << 14
 """A peer that trickles just fast enough for each message must not keep anything for ever."""
-STREAM_TIMEOUT_S = 24 * 3600.0
-"""For gRPC, which wants one; the deadlines that matter are `Pace`'s and the one above."""
 
 MAX_NORM_RATIO = 1e3
 """A vector this many times longer than one's own is not a replica of the same model."""
@@ -214,21 +212,3 @@ def chunk_size_of(codec: Codec) -> int:
 
 def chunks(size: int, chunk_size: int) -> Iterator[slice]:
     return (slice(start, min(start + chunk_size, size)) for start in range(0, size, chunk_size))
-
-
-async def both(one: Coroutine[Any, Any, None], other: Coroutine[Any, Any, None]) -> None:
-    """Run two coroutines at once; the first failure ends both and is raised as it is."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(one)
-            group.create_task(other)
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
-
-
-@contextmanager
-def deadline_is_peer_error() -> Iterator[None]:
-    try:
-        yield
-    except TimeoutError:
-        raise PeerError("deadline", "the peer is silent") from None

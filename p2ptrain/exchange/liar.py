@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from p2ptrain.attacks import Attack, Scene
+from p2ptrain.exchange.talk import MAX_NORM_RATIO
 from p2ptrain.ports import PeerId
-from p2ptrain.talk import MAX_NORM_RATIO
 
 BELIEVED = 0.3 * MAX_NORM_RATIO
 """Less than others take for a replica of the same model: theirs may be shorter."""

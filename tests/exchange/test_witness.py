@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2ptrain.errors import PeerError
-from p2ptrain.ports import Contact, PeerId
-from p2ptrain.reputation import (
+from p2ptrain.exchange.reputation import (
     BACK,
     FAR,
     HALF_LIFE_S,
@@ -23,11 +22,12 @@ from p2ptrain.reputation import (
     SUSPECTED,
     Reputation,
 )
+from p2ptrain.exchange.statements import Author, Statement, checked, digest_of
+from p2ptrain.exchange.witness import COMPARE, MAX_NUMBERS, MAX_PROOFS, Witness
+from p2ptrain.ports import Contact, PeerId
 from p2ptrain.simulation.links import LAN, Links
-from p2ptrain.statements import Author, Statement, checked, digest_of
 from p2ptrain.telemetry.events import Event, Suspected
 from p2ptrain.wire import exchange_pb2 as pb
-from p2ptrain.witness import COMPARE, MAX_NUMBERS, MAX_PROOFS, Witness
 
 
 def author(index: int, run: str = "run", now: Callable[[], float] = lambda: 1.0) -> Author:

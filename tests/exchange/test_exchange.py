@@ -10,7 +10,7 @@ from torch import nn
 
 from p2ptrain import aggregators, codecs
 from p2ptrain.errors import PeerBusy, PeerError
-from p2ptrain.exchange import Exchanger
+from p2ptrain.exchange.pairwise import Exchanger
 from p2ptrain.ports import Contact, PeerId
 from p2ptrain.simulation.links import LAN, Links
 from p2ptrain.telemetry.events import Event, Exchanged, Failed

@@ -12,17 +12,17 @@ from torch import Tensor, nn
 
 from p2ptrain import aggregators, attacks, codecs
 from p2ptrain.errors import PeerBusy, PeerError
-from p2ptrain.gather import MAX_ROUND, MAX_SHOWN, Gatherer
-from p2ptrain.liar import Liar, see
+from p2ptrain.exchange.gather import MAX_ROUND, MAX_SHOWN, Gatherer
+from p2ptrain.exchange.liar import Liar, see
+from p2ptrain.exchange.reputation import Reputation
+from p2ptrain.exchange.statements import Author
+from p2ptrain.exchange.talk import Talk
+from p2ptrain.exchange.witness import Witness
 from p2ptrain.pace import Pace
 from p2ptrain.ports import Contact, PeerId, peer_id_of
-from p2ptrain.reputation import Reputation
 from p2ptrain.simulation.links import LAN, Links
-from p2ptrain.statements import Author
-from p2ptrain.talk import Talk
 from p2ptrain.telemetry.events import Event, Exchanged, Failed, Rejected
 from p2ptrain.training.replica import Replica
-from p2ptrain.witness import Witness
 
 
 def now() -> float:

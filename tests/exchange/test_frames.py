@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2ptrain import frames
 from p2ptrain.errors import PeerError
-from p2ptrain.frames import MAX_FRAME_BYTES, ChunkFrame, decode, encode_chunk
+from p2ptrain.exchange import frames
+from p2ptrain.exchange.frames import MAX_FRAME_BYTES, ChunkFrame, decode, encode_chunk
 from p2ptrain.wire.exchange_pb2 import Chunk, Commit, Done, Open, Ready, Refuse, SwapMessage
 
 indices = st.integers(0, (1 << 32) - 1) | st.sampled_from([0, 1, 127, 128, 16383, 16384, (1 << 32) - 1])

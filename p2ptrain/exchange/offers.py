@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from p2ptrain.codecs import Codec, Packet
+from p2ptrain.exchange.statements import Author, Statement, digest_of
+from p2ptrain.exchange.talk import chunk_size_of, chunks
 from p2ptrain.ports import PeerId
 from p2ptrain.seeds import derive
-from p2ptrain.statements import Author, Statement, digest_of
-from p2ptrain.talk import chunk_size_of, chunks
 
 
 @dataclass(frozen=True, eq=False)
