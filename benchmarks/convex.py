@@ -267,7 +267,7 @@ def _ratio(above: float | None, below: float | None, times: float = 1.0) -> floa
 
 
 def savings(nodes: int, draws: int) -> list[float]:
-    """Exchanges per unit of time with uniform rates, as multiples of those with optimal ones, on random geometric graphs."""
+    """Exchanges per unit of time with uniform rates, as multiples of those with optimal ones, on geometric graphs."""
     drawn = (graphs.make("geometric", n=nodes, seed=seed) for seed in range(draws))
     return [float(graph.uniform_rates().sum() / graph.optimal_rates().sum()) for graph in drawn]
 

@@ -1,6 +1,6 @@
 """The Flag Aggregator in its paper's setting (Almasi et al. 2023, arXiv:2302.05865, section 4), beside other rules.
 
-    python -m benchmarks.flag [--json FILE] [--steps N] [--seeds N] [--lr RATE]
+    python -m benchmarks.flag [--json FILE] [--steps N] [--seeds N] [--lr RATE] [--rules NAME...]
 
 15 workers send the gradient of their own batch, each image shifted by up to a pixel and with noise; 1 to 3 of them send
 uniform random numbers in [0, 1) instead. One model takes SGD steps (momentum 0.9, weight decay 5e-4, cosine) along what
@@ -89,10 +89,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--lr", type=float, default=0.1)
+    parser.add_argument("--rules", nargs="+", choices=RULES, default=list(RULES), help="labels of rows (default: all)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     found: dict[str, dict[str, list[float]]] = {}
-    for label, settings in RULES.items():
+    for label, settings in ((label, RULES[label]) for label in options.rules):
         for liars in range(4):
             takes_f = "f" in aggregators.get(settings["name"]).model_fields
             rule = aggregators.parse({**settings, "f": liars} if takes_f else settings)

@@ -3,7 +3,7 @@
     python -m benchmarks.overlap [--json FILE] [--repeats N] [--block 8]
 
 This process trains a model of 10M parameters in the compute thread, on one torch thread; a second process is the peer,
-bound to the last CPU. Blocks of steps take turns:
+bound to a CPU that training does not have to itself. Blocks of steps take turns:
 
     nothing          only trains
     without pause    int8 swaps over TLS, one after the other
@@ -228,7 +228,7 @@ class Bench:
 
 def _peer(pipe: Connection, home: Path) -> None:
     """The other process: answers swaps and plain portions."""
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    os.sched_setaffinity(0, {pipe.recv()})
     torch.set_num_threads(1)
     threads = _two_threads()
     give_way()
@@ -259,6 +259,7 @@ async def _measure(pipe: Connection, home: Path, repeats: int, block: int) -> di
     task, threads = Wide(), _two_threads()
     compute = ThreadCompute(threads=1)
     give_way()
+    pipe.send(max(os.sched_getaffinity(0)))
     side = Side(home, 1, "int8", tls=True, module=task.model(0))
     trainer = Trainer(task, side.replica, np.arange(1), seed=0, slot=0)
     pipe.send(await side.start())

@@ -15,9 +15,12 @@ from p2ptrain.network import hivemind_part
 from p2ptrain.network.multiaddrs import Multiaddr
 from p2ptrain.ports import PeerId
 from p2ptrain.swarm import records
+from p2ptrain.waiting import within
 
 START_S_MAX = 15.0
 CLOSE_S_MAX = 2.0
+DYING_S = 1.0
+"""So long after its connections broke a process may be told to have died."""
 
 
 class DhtNode:
@@ -88,7 +91,7 @@ class DhtNode:
                         await self._p2p.get_visible_maddrs(latest=True)
                 return None
             except (PeerError, TimeoutError):
-                await asyncio.sleep(0)  # it may have died just now
+                await within(DYING_S, self.exited())
         code = self._p2p._child.returncode
         return "does not answer" if code is None else f"died (exit code {code})"
 

@@ -122,6 +122,31 @@ def test_all_but_training_gives_way() -> None:
     assert priorities == [before + compute.NICER, before]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has CPUs of threads")
+def test_one_cpu_is_left_to_training_and_no_node_is_left_without() -> None:
+    worker, found = ThreadCompute(), list[set[int]]()
+    everywhere = os.sched_getaffinity(0)
+    some = set(sorted(everywhere)[:2])
+
+    def event_loop() -> None:
+        os.sched_setaffinity(threading.get_native_id(), some)
+        compute.give_way()
+        found.append(os.sched_getaffinity(threading.get_native_id()))
+        compute.give_way()  # of one CPU nothing is left to others
+        found.append(os.sched_getaffinity(threading.get_native_id()))
+        found.append(asyncio.run(worker.run(lambda: os.sched_getaffinity(threading.get_native_id()))))
+
+    thread = threading.Thread(target=event_loop)
+    thread.start()
+    thread.join()
+    worker.close()
+    first, second, training = found
+    assert len(first) == max(1, len(some) - 1)
+    assert first < some or len(some) == 1
+    assert second == first
+    assert training == everywhere
+
+
 def test_threads_are_set_where_the_work_is_done() -> None:
     async def main() -> None:
         worker = ThreadCompute(threads=1)
