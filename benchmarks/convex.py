@@ -26,12 +26,11 @@ from torch import Tensor
 from benchmarks import common, convex_page
 from p2ptrain import codecs, graphs
 from p2ptrain.graphs import Graph
-from p2ptrain.graphs.measures import metropolis_weights
+from p2ptrain.graphs.measures import lazy, metropolis_weights
 from p2ptrain.seeds import derive, python_random
 from p2ptrain.strategies import cdproxsgt, dadao, dpsgd, exact_diffusion, gradient_tracking
 from p2ptrain.strategies.dadao.membership import begin
 from p2ptrain.strategies.dadao.replay import Swarm, ticks
-from p2ptrain.strategies.mixing import lazy
 from p2ptrain.training import tasks
 from p2ptrain.training.objective import Objective
 from p2ptrain.training.splits import Data, examples

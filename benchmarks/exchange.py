@@ -81,8 +81,8 @@ async def raw_tcp(pipe: Connection, first: bool, size: int) -> AsyncIterator[Cas
 @asynccontextmanager
 async def bare_grpc(pipe: Connection, first: bool, size: int) -> AsyncIterator[Case]:
     """The transport alone, in the clear: chunks framed and sent, received and thrown away."""
-    from p2ptrain import frames
     from p2ptrain.errors import PeerError
+    from p2ptrain.exchange import frames
     from p2ptrain.network.transport import Cleartext, GrpcTransport
     from p2ptrain.ports import Contact, PeerId, Stream
 

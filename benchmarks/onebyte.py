@@ -23,16 +23,16 @@ import torch
 
 from benchmarks.common import arguments, measure, medians, ratio_to, table, write_json
 from p2ptrain.network.identity import Identity
-from p2ptrain.strategies.spsa.batch import Batch, Run
-from p2ptrain.strategies.spsa.book import Book
-from p2ptrain.strategies.spsa.lattice import Lattice, Steps
-from p2ptrain.strategies.spsa.log import Log
-from p2ptrain.strategies.spsa.master import Master
-from p2ptrain.strategies.spsa.noise import Evaluation
-from p2ptrain.strategies.spsa.replica import Credentials, Replica
-from p2ptrain.strategies.spsa.rule import Rule, key_of
-from p2ptrain.strategies.spsa.selection import of_parameters
-from p2ptrain.strategies.spsa.working import Working
+from p2ptrain.strategies.spsa.arithmetic.lattice import Lattice, Steps
+from p2ptrain.strategies.spsa.arithmetic.noise import Evaluation
+from p2ptrain.strategies.spsa.arithmetic.rule import Rule, key_of
+from p2ptrain.strategies.spsa.arithmetic.selection import of_parameters
+from p2ptrain.strategies.spsa.arithmetic.working import Working
+from p2ptrain.strategies.spsa.ledger.batch import Batch, Run
+from p2ptrain.strategies.spsa.ledger.book import Book
+from p2ptrain.strategies.spsa.ledger.log import Log
+from p2ptrain.strategies.spsa.ledger.master import Master
+from p2ptrain.strategies.spsa.ledger.replica import Credentials, Replica
 from p2ptrain.training.folder import Folder
 from p2ptrain.training.replica import Replica as Flat
 from p2ptrain.training.tasks.charlm import CharLM

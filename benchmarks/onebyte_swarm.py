@@ -38,12 +38,12 @@ from p2ptrain.network.transport import GrpcTransport
 from p2ptrain.ports import Contact
 from p2ptrain.simulation import loop
 from p2ptrain.simulation.world import World
-from p2ptrain.strategies.spsa.flood import Flood
-from p2ptrain.strategies.spsa.lattice import Lattice
-from p2ptrain.strategies.spsa.noise import Evaluation, signs
-from p2ptrain.strategies.spsa.replica import Credentials, Replica
-from p2ptrain.strategies.spsa.roster import Roster, slot_of
-from p2ptrain.strategies.spsa.rule import Rule, key_of
+from p2ptrain.strategies.spsa.arithmetic.lattice import Lattice
+from p2ptrain.strategies.spsa.arithmetic.noise import Evaluation, signs
+from p2ptrain.strategies.spsa.arithmetic.rule import Rule, key_of
+from p2ptrain.strategies.spsa.dissemination.flood import Flood
+from p2ptrain.strategies.spsa.ledger.replica import Credentials, Replica
+from p2ptrain.strategies.spsa.ledger.roster import Roster, slot_of
 from p2ptrain.telemetry.events import Event, Stamped, Stopped
 from p2ptrain.topology import Topology
 from p2ptrain.training.folder import Folder

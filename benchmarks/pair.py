@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from p2ptrain import aggregators, codecs
-from p2ptrain.exchange import Exchanger
+from p2ptrain.exchange.pairwise import Exchanger
 from p2ptrain.network.identity import Identity
 from p2ptrain.network.tls import Credentials
 from p2ptrain.network.transport import Cleartext, GrpcTransport

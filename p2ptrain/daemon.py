@@ -17,13 +17,14 @@ from torch import Tensor
 from p2ptrain import chaos, seeds
 from p2ptrain.config import NodeFile
 from p2ptrain.errors import ConfigError, PeerError
-from p2ptrain.exchange import Exchanger
-from p2ptrain.gather import Gatherer
-from p2ptrain.liar import Liar, Sight, see
+from p2ptrain.exchange.gather import Gatherer
+from p2ptrain.exchange.liar import Liar, Sight, see
+from p2ptrain.exchange.pairwise import Exchanger
+from p2ptrain.exchange.reputation import Reputation
+from p2ptrain.exchange.statements import Author
+from p2ptrain.exchange.witness import Witness
 from p2ptrain.node import Node
 from p2ptrain.ports import Channel, Compute, Directory, Disk, PeerId, Transport
-from p2ptrain.reputation import Reputation
-from p2ptrain.statements import Author
 from p2ptrain.swarm import describe
 from p2ptrain.swarm.beats import Settings
 from p2ptrain.swarm.membership import Membership
@@ -36,7 +37,6 @@ from p2ptrain.training.replica import Replica
 from p2ptrain.training.splits import examples
 from p2ptrain.training.trainer import Trainer
 from p2ptrain.waiting import now, within
-from p2ptrain.witness import Witness
 
 SEEN_ROUNDS = 8
 """So old may be what a liar uses of what it was shown."""

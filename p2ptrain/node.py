@@ -20,15 +20,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from p2ptrain import reputation
 from p2ptrain.config import RunConfig
 from p2ptrain.errors import PeerBusy, PeerError, TooFewError
-from p2ptrain.exchange import Exchanger
-from p2ptrain.gather import Gatherer
+from p2ptrain.exchange import reputation
+from p2ptrain.exchange.gather import Gatherer
+from p2ptrain.exchange.pairwise import Exchanger
+from p2ptrain.exchange.reputation import Reputation
+from p2ptrain.exchange.rounds import NONE, Rounds
 from p2ptrain.graphs import Graph
 from p2ptrain.ports import Channel, Compute, Disk, PeerId, Transport
-from p2ptrain.reputation import Reputation
-from p2ptrain.rounds import NONE, Rounds
 from p2ptrain.seeds import python_random
 from p2ptrain.swarm.records import is_signed
 from p2ptrain.swarm.state import StateServer, download

@@ -1,8 +1,11 @@
 """How long to wait for a peer: deadlines from observed latency instead of fixed ones."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from p2ptrain.bounded import keep
+from p2ptrain.errors import PeerError
 from p2ptrain.ports import PeerId
 
 SMOOTHING = 0.1
@@ -13,6 +16,8 @@ FLOOR_S = 3.0
 CEILING_S = 60.0
 FIRST_S = 15.0
 """For a peer that nobody has heard yet."""
+STREAM_TIMEOUT_S = 24 * 3600.0
+"""Of a whole stream, for gRPC, which wants one; the deadlines that matter are those of its messages."""
 MAX_PEERS = 4096
 MEBIBYTE = 1 << 20
 
@@ -36,3 +41,12 @@ class Pace:
             return FIRST_S
         mean, deviation = self._latency_s[peer]
         return min(max(TIMES * (mean + 4 * deviation), FLOOR_S * max(1.0, nbytes / MEBIBYTE)), CEILING_S)
+
+
+@contextmanager
+def deadline_is_peer_error() -> Iterator[None]:
+    """A timeout within the block is the peer's fault."""
+    try:
+        yield
+    except TimeoutError:
+        raise PeerError("deadline", "the peer is silent") from None

@@ -28,6 +28,16 @@ async def either(*awaited: Coroutine[Any, Any, None]) -> None:
             task.cancel()
 
 
+async def both(one: Coroutine[Any, Any, None], other: Coroutine[Any, Any, None]) -> None:
+    """Run two coroutines at once; the first failure ends both and is raised as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(one)
+            group.create_task(other)
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+
+
 class News:
     """Something that happens time and again; whoever waits for the next time is woken then."""
 

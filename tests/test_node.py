@@ -15,16 +15,17 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from p2ptrain import graphs
 from p2ptrain.config import RunConfig
 from p2ptrain.errors import PeerError
-from p2ptrain.exchange import Exchanger
-from p2ptrain.gather import Gatherer
+from p2ptrain.exchange.gather import Gatherer
+from p2ptrain.exchange.pairwise import Exchanger
+from p2ptrain.exchange.reputation import Reputation
+from p2ptrain.exchange.statements import Author
+from p2ptrain.exchange.witness import Witness
 from p2ptrain.graphs import Graph
 from p2ptrain.node import Node, mean_of, restore
 from p2ptrain.ports import PeerId
-from p2ptrain.reputation import Reputation
 from p2ptrain.seeds import derive, python_random
 from p2ptrain.simulation.links import Links
 from p2ptrain.simulation.machine import SimulatedDisk
-from p2ptrain.statements import Author
 from p2ptrain.strategies.gossip import Gossip
 from p2ptrain.swarm.beats import Settings
 from p2ptrain.swarm.membership import Membership
@@ -36,7 +37,6 @@ from p2ptrain.topology.links import Link
 from p2ptrain.training.replica import Replica, named_slices
 from p2ptrain.training.splits import examples
 from p2ptrain.training.trainer import Trainer
-from p2ptrain.witness import Witness
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Event)

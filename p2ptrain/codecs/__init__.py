@@ -1,7 +1,7 @@
 """Codecs turn a float vector into bytes and back: `codecs.make("int8", block=256).encode(vector)`.
 
 Each codec is one file in this folder. A codec is pure: it keeps no state between calls, and its randomness is the
-`seed` it is given. Vectors are split into chunks before encoding (see `p2ptrain.exchange`), so a codec never sees
+`seed` it is given. Vectors are split into chunks before encoding (see `p2ptrain.exchange.talk`), so a codec never sees
 more than two million elements at a time and may treat each chunk on its own.
 """
 

@@ -16,6 +16,11 @@ def metropolis_weights(graph: Graph) -> np.ndarray:
     return weights + np.diag(1 - weights.sum(1))
 
 
+def lazy(weights: np.ndarray) -> np.ndarray:
+    """(n, n): halfway between a mixing matrix and staying put, so that no eigenvalue is below zero."""
+    return (weights + np.eye(len(weights))) / 2
+
+
 def spectral_gap(graph: Graph) -> float:
     """1 - the second largest |eigenvalue| of the Metropolis weights, in [0, 1]: the part of the disagreement that is
     sure to go in a round in which everyone averages with all neighbours."""

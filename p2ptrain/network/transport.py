@@ -13,7 +13,7 @@ import grpc.aio
 from grpc._cython import cygrpc  # the only place that names ExecuteBatchError
 
 from p2ptrain.errors import ConfigError, PeerError
-from p2ptrain.frames import MAX_FRAME_BYTES
+from p2ptrain.exchange.frames import MAX_FRAME_BYTES
 from p2ptrain.network.allocator import give_back_freed_memory, keep_freed_memory
 from p2ptrain.ports import Answer, Bytes, Contact, PeerId, Stream, StreamHandler
 

@@ -2,7 +2,7 @@
 Ying, Zhao and Sayed 2018, arXiv:1702.05122).
 
 Finds the exact optimum as gradient tracking does, at half its traffic. Needs symmetric weights without eigenvalues
-below zero (`mixing.lazy`).
+below zero (`graphs.measures.lazy`).
 """
 
 from typing import TYPE_CHECKING, NamedTuple

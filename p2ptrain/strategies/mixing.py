@@ -14,8 +14,3 @@ def mix(row: np.ndarray, vectors: Mapping[int, Tensor]) -> Tensor:
     for term in terms:
         total = total + term
     return total
-
-
-def lazy(weights: np.ndarray) -> np.ndarray:
-    """(n, n): halfway between a mixing matrix and staying put, so that no eigenvalue is below zero."""
-    return (weights + np.eye(len(weights))) / 2

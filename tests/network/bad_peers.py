@@ -14,7 +14,7 @@ from torch import nn
 
 from p2ptrain import aggregators, codecs
 from p2ptrain.errors import PeerError
-from p2ptrain.exchange import SWAP, Exchanger
+from p2ptrain.exchange.pairwise import SWAP, Exchanger
 from p2ptrain.network.identity import Identity
 from p2ptrain.network.tls import Credentials
 from p2ptrain.network.transport import GrpcTransport

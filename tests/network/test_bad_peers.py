@@ -15,11 +15,12 @@ import pytest
 import torch
 from bad_peers import CHUNK, NUM_CHUNKS, Call, Honest, Liar, Served
 
-from p2ptrain import decisions, pace
-from p2ptrain.decisions import MAX_DOUBTS, RESOLVE
+from p2ptrain import pace
 from p2ptrain.errors import PeerError
-from p2ptrain.frames import MAX_FRAME_BYTES
-from p2ptrain.talk import MAX_CHUNK_SIZE
+from p2ptrain.exchange import decisions
+from p2ptrain.exchange.decisions import MAX_DOUBTS, RESOLVE
+from p2ptrain.exchange.frames import MAX_FRAME_BYTES
+from p2ptrain.exchange.talk import MAX_CHUNK_SIZE
 from p2ptrain.wire.exchange_pb2 import Chunk, Commit, Done, Open, Ready, Refuse, ResolveReply, SwapMessage
 
 Attack = Callable[[Call], Awaitable[None]]

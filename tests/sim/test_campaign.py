@@ -12,8 +12,8 @@ import yaml
 
 from p2ptrain.config import load
 from p2ptrain.daemon import Daemon
-from p2ptrain.decisions import Decisions, Doubt
-from p2ptrain.exchange import Exchanger
+from p2ptrain.exchange.decisions import Decisions, Doubt
+from p2ptrain.exchange.pairwise import Exchanger
 from p2ptrain.pace import Pace
 from p2ptrain.ports import PeerId
 from p2ptrain.simulation.campaign import Mode, Outcome, Trial, draw, judge, keep, shrink

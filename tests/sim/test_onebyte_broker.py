@@ -8,8 +8,8 @@ from test_onebyte import digests, of, topology
 from test_onebyte_horizon import equal, live
 
 from p2ptrain.simulation.world import World
-from p2ptrain.strategies.spsa.air import Air
-from p2ptrain.strategies.spsa.batch import Run
+from p2ptrain.strategies.spsa.broker.air import Air
+from p2ptrain.strategies.spsa.ledger.batch import Run
 from p2ptrain.telemetry.events import Fetched, Flooded, Joined, Noted, Rejected, Stamped
 from p2ptrain.topology import Topology
 from p2ptrain.topology.links import Link

@@ -11,8 +11,8 @@ from test_onebyte_strangers import Stranger
 
 from p2ptrain.simulation.loop import run
 from p2ptrain.simulation.world import World
-from p2ptrain.strategies.spsa.batch import Run
-from p2ptrain.strategies.spsa.replica import Replica
+from p2ptrain.strategies.spsa.ledger.batch import Run
+from p2ptrain.strategies.spsa.ledger.replica import Replica
 from p2ptrain.telemetry.events import Fetched, Mended, Noted, Rejected, Stamped
 from p2ptrain.topology import Topology
 

@@ -13,9 +13,9 @@ from p2ptrain.errors import PeerError
 from p2ptrain.ports import Contact, Stream, peer_id_of
 from p2ptrain.simulation.loop import run
 from p2ptrain.simulation.world import World
-from p2ptrain.strategies.spsa.batch import Batch, Run, encode
-from p2ptrain.strategies.spsa.dialling import FLOOD
-from p2ptrain.strategies.spsa.roster import slot_of
+from p2ptrain.strategies.spsa.dissemination.dialling import FLOOD
+from p2ptrain.strategies.spsa.ledger.batch import Batch, Run, encode
+from p2ptrain.strategies.spsa.ledger.roster import slot_of
 from p2ptrain.telemetry.events import Rejected, Stamped
 from p2ptrain.wire.onebyte_pb2 import Said
 

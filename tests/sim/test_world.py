@@ -173,7 +173,7 @@ def test_a_swarm_that_does_not_end_is_reported_with_who_waits_where() -> None:
 
 
 def test_what_a_node_raises_that_it_should_not_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    from p2ptrain.exchange import Exchanger
+    from p2ptrain.exchange.pairwise import Exchanger
 
     def broken(*_: object) -> None:
         raise ZeroDivisionError("a bug")

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from p2ptrain import codecs, graphs
 from p2ptrain.graphs import Graph
-from p2ptrain.graphs.measures import metropolis_weights
+from p2ptrain.graphs.measures import lazy, metropolis_weights
 from p2ptrain.strategies import cdproxsgt, dpsgd, exact_diffusion, gradient_tracking
-from p2ptrain.strategies.mixing import lazy, mix
+from p2ptrain.strategies.mixing import mix
 
 N, LR = 6, 0.2
 PROBLEM = quadratics(N, condition=4)

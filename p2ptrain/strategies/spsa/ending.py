@@ -3,8 +3,8 @@
 import asyncio
 from typing import TYPE_CHECKING
 
-from p2ptrain.strategies.spsa.audit import fingerprint
-from p2ptrain.strategies.spsa.book import EVERYTHING
+from p2ptrain.strategies.spsa.ledger.audit import fingerprint
+from p2ptrain.strategies.spsa.ledger.book import EVERYTHING
 from p2ptrain.telemetry.events import Noted
 from p2ptrain.waiting import now
 from p2ptrain.wire.onebyte_pb2 import Said

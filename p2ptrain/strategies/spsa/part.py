@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from p2ptrain.errors import CheckpointError, ConfigError
-from p2ptrain.strategies.spsa import life, snapshot
-from p2ptrain.strategies.spsa.audit import fingerprint
-from p2ptrain.strategies.spsa.donor import Donor
-from p2ptrain.strategies.spsa.flood import Flood
-from p2ptrain.strategies.spsa.lattice import Lattice
-from p2ptrain.strategies.spsa.replica import Credentials, Replica
-from p2ptrain.strategies.spsa.roster import Roster, slot_of
-from p2ptrain.strategies.spsa.rule import Rule, key_of
-from p2ptrain.strategies.spsa.selection import of_parameters
-from p2ptrain.strategies.spsa.working import Working
+from p2ptrain.strategies.spsa.arithmetic.lattice import Lattice
+from p2ptrain.strategies.spsa.arithmetic.rule import Rule, key_of
+from p2ptrain.strategies.spsa.arithmetic.selection import of_parameters
+from p2ptrain.strategies.spsa.arithmetic.working import Working
+from p2ptrain.strategies.spsa.broker.air import Air
+from p2ptrain.strategies.spsa.broker.bus import Bus
+from p2ptrain.strategies.spsa.dissemination.donor import Donor
+from p2ptrain.strategies.spsa.dissemination.flood import Flood
+from p2ptrain.strategies.spsa.ledger import life, snapshot
+from p2ptrain.strategies.spsa.ledger.audit import fingerprint
+from p2ptrain.strategies.spsa.ledger.replica import Credentials, Replica
+from p2ptrain.strategies.spsa.ledger.roster import Roster, slot_of
 from p2ptrain.telemetry.events import Noted
 from p2ptrain.training.replica import Replica as Flat
 from p2ptrain.training.starts import frozen_digest
@@ -205,7 +207,10 @@ def take_part(node: "Node", strategy: "Spsa") -> Part:
         notes = replica.restore()
     except CheckpointError as error:
         raise ConfigError(f"node.home: {error}") from None
-    flood = Flood(node, replica, roster, strategy.batch, strategy.relay, life.begin(node.home))
+    number = life.begin(node.home)
+    flood = Flood(node, replica, roster, strategy.batch, strategy.relay, number)
+    if node.channel is not None:
+        flood.bus = Bus(flood, Air(node, node.channel, identity, number))
     working = Working(trainer, selection, start)
     start_again = lambda: Lattice.of(key, selection.pick(first()))  # noqa: E731
     part = Part(node, flood, working, start_again)

@@ -11,12 +11,12 @@ from torch import Tensor
 from p2ptrain.errors import PeerError
 from p2ptrain.network.identity import Identity
 from p2ptrain.simulation.machine import SimulatedDisk
-from p2ptrain.strategies.spsa.audit import Question, answer, seal, search
-from p2ptrain.strategies.spsa.book import Book
-from p2ptrain.strategies.spsa.lattice import Lattice
-from p2ptrain.strategies.spsa.master import Master
-from p2ptrain.strategies.spsa.replica import Credentials, Replica
-from p2ptrain.strategies.spsa.rule import Rule, key_of
+from p2ptrain.strategies.spsa.arithmetic.lattice import Lattice
+from p2ptrain.strategies.spsa.arithmetic.rule import Rule, key_of
+from p2ptrain.strategies.spsa.ledger.audit import Question, answer, seal, search
+from p2ptrain.strategies.spsa.ledger.book import Book
+from p2ptrain.strategies.spsa.ledger.master import Master
+from p2ptrain.strategies.spsa.ledger.replica import Credentials, Replica
 
 
 def identity_of(slot: int) -> Identity:

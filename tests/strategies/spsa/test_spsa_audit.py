@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from onebyte_swarm import Peers, ask, differences, gaussian
 
 from p2ptrain.errors import PeerError
-from p2ptrain.strategies.spsa.audit import (
+from p2ptrain.strategies.spsa.arithmetic.rule import Rule
+from p2ptrain.strategies.spsa.ledger.audit import (
     QUESTIONS_MAX,
     Question,
     Seal,
@@ -17,9 +18,8 @@ from p2ptrain.strategies.spsa.audit import (
     seal,
     search,
 )
-from p2ptrain.strategies.spsa.batch import Batch, Run
-from p2ptrain.strategies.spsa.book import Book
-from p2ptrain.strategies.spsa.rule import Rule
+from p2ptrain.strategies.spsa.ledger.batch import Batch, Run
+from p2ptrain.strategies.spsa.ledger.book import Book
 
 RULE = Rule(span=4, samples_max=4)
 LAST = 5000

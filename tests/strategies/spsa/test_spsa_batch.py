@@ -9,7 +9,7 @@ from onebyte_swarm import identity_of
 
 from p2ptrain.errors import PeerError
 from p2ptrain.network.identity import Identity
-from p2ptrain.strategies.spsa.batch import BYTES_MAX, Batch, Run, decode, encode
+from p2ptrain.strategies.spsa.ledger.batch import BYTES_MAX, Batch, Run, decode, encode
 
 RUN = b"r" * 32
 CONTENT = st.binary(min_size=1, max_size=5).filter(lambda content: 0x80 not in content)

@@ -5,10 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2ptrain.errors import PeerError
-from p2ptrain.strategies.spsa.audit import fingerprint
-from p2ptrain.strategies.spsa.batch import Batch, Run
-from p2ptrain.strategies.spsa.book import AHEAD_MAX, Book
-from p2ptrain.strategies.spsa.rule import Rule, low_median, next_exponent
+from p2ptrain.strategies.spsa.arithmetic.rule import Rule, low_median, next_exponent
+from p2ptrain.strategies.spsa.ledger.audit import fingerprint
+from p2ptrain.strategies.spsa.ledger.batch import Batch, Run
+from p2ptrain.strategies.spsa.ledger.book import AHEAD_MAX, Book
 
 RULE = Rule(span=4, samples_max=4)
 ENTRY = st.tuples(st.integers(0, 40), st.integers(0, 3), st.integers(0, 3), st.integers(-127, 127))

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from p2ptrain.errors import ConfigError
-from p2ptrain.strategies.spsa import lattice as module
-from p2ptrain.strategies.spsa.lattice import UNIT, Lattice, Steps
-from p2ptrain.strategies.spsa.noise import Evaluation, signs
+from p2ptrain.strategies.spsa.arithmetic import lattice as module
+from p2ptrain.strategies.spsa.arithmetic.lattice import UNIT, Lattice, Steps
+from p2ptrain.strategies.spsa.arithmetic.noise import Evaluation, signs
 
 KEY = (11, 12)
 

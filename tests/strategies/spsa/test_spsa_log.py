@@ -11,10 +11,10 @@ from onebyte_swarm import Peers, gaussian, identity_of, quadratic
 
 from p2ptrain.errors import CheckpointError
 from p2ptrain.simulation.machine import Crashed, SimulatedDisk
-from p2ptrain.strategies.spsa import snapshot
-from p2ptrain.strategies.spsa.batch import Batch, Run, encode
-from p2ptrain.strategies.spsa.log import Log, needed, read_segment
-from p2ptrain.strategies.spsa.rule import Rule
+from p2ptrain.strategies.spsa.arithmetic.rule import Rule
+from p2ptrain.strategies.spsa.ledger import snapshot
+from p2ptrain.strategies.spsa.ledger.batch import Batch, Run, encode
+from p2ptrain.strategies.spsa.ledger.log import Log, needed, read_segment
 from p2ptrain.training.folder import Folder
 
 RUN = b"r" * 32

@@ -6,12 +6,12 @@ import pytest
 import torch
 from onebyte_swarm import Peers, gaussian
 
-from p2ptrain.strategies.spsa.batch import Batch, Run
-from p2ptrain.strategies.spsa.book import Book
-from p2ptrain.strategies.spsa.lattice import Lattice
-from p2ptrain.strategies.spsa.master import Master
-from p2ptrain.strategies.spsa.noise import Evaluation, signs
-from p2ptrain.strategies.spsa.rule import Rule, key_of
+from p2ptrain.strategies.spsa.arithmetic.lattice import Lattice
+from p2ptrain.strategies.spsa.arithmetic.noise import Evaluation, signs
+from p2ptrain.strategies.spsa.arithmetic.rule import Rule, key_of
+from p2ptrain.strategies.spsa.ledger.batch import Batch, Run
+from p2ptrain.strategies.spsa.ledger.book import Book
+from p2ptrain.strategies.spsa.ledger.master import Master
 
 RULE = Rule(lr=0.01, span=4, samples_max=4)
 WEIGHTS = gaussian(300, 0)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2ptrain.strategies.spsa.noise import Evaluation, Key, kernels, signs, signs_on
+from p2ptrain.strategies.spsa.arithmetic.noise import Evaluation, Key, kernels, signs, signs_on
 
 CONSTANTS = {
     32: ((0xD2511F53, 0xCD9E8D57), (0x9E3779B9, 0xBB67AE85)),
@@ -91,8 +91,8 @@ def test_noise_is_balanced_and_differs_by_every_coordinate() -> None:
 def test_looking_for_strategies_imports_nothing_of_it() -> None:
     code = (
         "import sys; from p2ptrain.strategies import names; names();"
-        "print('p2ptrain.strategies.spsa' in sys.modules, 'p2ptrain.strategies.spsa.noise' in sys.modules);"
-        "import p2ptrain.strategies.spsa.replica; print('numba' in sys.modules)"
+        "print('p2ptrain.strategies.spsa' in sys.modules, 'p2ptrain.strategies.spsa.arithmetic.noise' in sys.modules);"
+        "import p2ptrain.strategies.spsa.ledger.replica; print('numba' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=True)
     assert done.stdout.split() == ["True", "False", "False"]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2ptrain.strategies.spsa.rule import STEP_MAX, Rule, next_exponent, quantise
+from p2ptrain.strategies.spsa.arithmetic.rule import STEP_MAX, Rule, next_exponent, quantise
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from p2ptrain.errors import ConfigError
-from p2ptrain.strategies.spsa.selection import Selection, of_indices, of_parameters
+from p2ptrain.strategies.spsa.arithmetic.selection import Selection, of_indices, of_parameters
 from p2ptrain.training.replica import Replica
 
 

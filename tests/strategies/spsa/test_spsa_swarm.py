@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from p2ptrain.errors import ConfigError
 from p2ptrain.simulation.machine import Crashed
-from p2ptrain.strategies.spsa import snapshot
-from p2ptrain.strategies.spsa.audit import judge, seal
-from p2ptrain.strategies.spsa.batch import Batch, Run, decode, encode
-from p2ptrain.strategies.spsa.book import Book
-from p2ptrain.strategies.spsa.lattice import Lattice
-from p2ptrain.strategies.spsa.noise import Evaluation, signs
-from p2ptrain.strategies.spsa.replica import Replica
-from p2ptrain.strategies.spsa.rule import Rule
-from p2ptrain.strategies.spsa.selection import Selection, of_parameters
+from p2ptrain.strategies.spsa.arithmetic.lattice import Lattice
+from p2ptrain.strategies.spsa.arithmetic.noise import Evaluation, signs
+from p2ptrain.strategies.spsa.arithmetic.rule import Rule
+from p2ptrain.strategies.spsa.arithmetic.selection import Selection, of_parameters
+from p2ptrain.strategies.spsa.ledger import snapshot
+from p2ptrain.strategies.spsa.ledger.audit import judge, seal
+from p2ptrain.strategies.spsa.ledger.batch import Batch, Run, decode, encode
+from p2ptrain.strategies.spsa.ledger.book import Book
+from p2ptrain.strategies.spsa.ledger.replica import Replica
 from p2ptrain.training.replica import Replica as Flat
 from p2ptrain.training.tasks.digits import Digits
 

@@ -1,0 +1,109 @@
+"""What the peers of a run agree on, and how bytes become integer steps. All of it is integer arithmetic, as a logarithm
+or a cosine may differ in its last bit from machine to machine.
+
+Rounds come in spans. All bytes of a span have one scale, a power of two, which follows from the bytes of the spans
+before the last: those are old enough that few are still under way, and should one of them come late after all, and move
+the scale, then the master is corrected for it (`ledger/master.py`).
+"""
+
+import hashlib
+import math
+from collections.abc import Iterable
+from fractions import Fraction
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from p2ptrain.strategies.spsa.arithmetic.lattice import FRACTION_BITS
+from p2ptrain.strategies.spsa.arithmetic.noise import Key
+
+VERSION = 1
+BYTE_MAX = 127
+USUAL = 11
+"""The scale is such that the swarm's median byte lies from this up to twice this. So a byte says at most six to twelve
+times the median: that is what a lie is clipped to, while of honest slopes few are that far out, even though the scale
+follows a few dozen rounds late."""
+EXPONENT_MAX = 40
+STEP_MAX = 1 << 40
+"""Per unit of a byte: one unit of weight."""
+_RATE_BITS = 64
+
+
+class Rule(BaseModel):
+    """How a run goes from bytes to weights. Part of what its noise is derived from: another rule is another run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    lr: float = Field(default=1e-3, gt=0, le=1e3)
+    """The weights move by `lr` times the mean over a round's evaluations of slope * noise."""
+    final_lr: float | None = Field(default=None, ge=0, le=1e3)
+    """When given, the rate goes there linearly over `rounds`."""
+    rounds: int = Field(default=20_000, gt=0, lt=1 << 32)
+    eps: float = Field(default=1e-3, gt=0, le=1)
+    """How far to either side the loss is measured."""
+    span: int = Field(default=16, gt=0, le=1024)
+    """Rounds that share a scale."""
+    samples_max: int = Field(default=16, gt=0, le=256)
+    """Evaluations of one peer that count in one round; it bounds the share of a peer that floods."""
+    exponent: int = Field(default=-6, ge=-EXPONENT_MAX, le=EXPONENT_MAX)
+    """The scale of the first two spans is 2^exponent: what a slope must be for a byte of 1."""
+    audit_every: int = Field(default=256, gt=0)
+    """Rounds between seals of the integers; no batch crosses a multiple of it."""
+    horizon: int = Field(default=4096, gt=0)
+    """A byte that comes so many rounds late counts no more."""
+
+    def identify(self, run: str, fingerprint: bytes, start: bytes) -> bytes:
+        """32 bytes that peers share exactly when their bytes mean the same thing: rule, run, the model's layout and
+        the digest of its first integers."""
+        text = f"p2ptrain-onebyte-v{VERSION}\n{run}\n{self.model_dump_json()}\n".encode()
+        return hashlib.sha256(text + hashlib.sha256(fingerprint).digest() + start).digest()
+
+    def step_size(self, round_number: int, exponent: int, count: int) -> int:
+        """Lattice units per unit of a byte: c_t = lr_t 2^exponent / count, rounded to the nearest."""
+        numerator, denominator = self._rate(round_number), count
+        shift = exponent + FRACTION_BITS - _RATE_BITS
+        if shift >= 0:
+            numerator <<= shift
+        else:
+            denominator <<= -shift
+        return min((2 * numerator + denominator) // (2 * denominator), STEP_MAX)
+
+    def _rate(self, round_number: int) -> int:
+        start = _fixed(self.lr)
+        end = start if self.final_lr is None else _fixed(self.final_lr)
+        return start + (end - start) * min(round_number, self.rounds) // self.rounds
+
+
+def key_of(identity: bytes) -> Key:
+    """The key of the noise, from `Rule.identify`."""
+    return int.from_bytes(identity[:4], "little"), int.from_bytes(identity[4:8], "little")
+
+
+def quantise(slope: float, exponent: int) -> int:
+    """The byte for a slope: the nearest integer to slope / 2^exponent, ties to even, clipped to +-127.
+
+    Raises `ValueError` for NaN, which no byte can say."""
+    if math.isnan(slope):
+        raise ValueError("the slope is NaN: both losses are infinite, or one is NaN")
+    return round(max(-BYTE_MAX, min(BYTE_MAX, slope * 2.0**-exponent)))
+
+
+def next_exponent(exponent: int, median: int) -> int:
+    """The scale after a span in which the median byte was `median` at scale 2^exponent, within +-4 of it: a byte of 127
+    says only that the scale is too small, one of 0 that it is too large."""
+    return max(-EXPONENT_MAX, min(EXPONENT_MAX, exponent + _change(median)))
+
+
+def _change(median: int) -> int:
+    if median in (0, BYTE_MAX):
+        return 4 if median else -4
+    return next(change for change in range(-4, 4) if median << 4 < 2 * USUAL << 4 + change)
+
+
+def low_median(numbers: Iterable[int]) -> int:
+    """The middle one, or the lower of the middle two."""
+    ordered = sorted(numbers)
+    return ordered[(len(ordered) - 1) // 2]
+
+
+def _fixed(rate: float) -> int:
+    return round(Fraction(rate) * (1 << _RATE_BITS))
