@@ -14,7 +14,6 @@ from p2ptrain import codecs, graphs
 from p2ptrain.graphs import Graph
 from p2ptrain.graphs.measures import lazy, metropolis_weights
 from p2ptrain.strategies import cdproxsgt, dpsgd, exact_diffusion, gradient_tracking
-from p2ptrain.strategies.mixing import mix
 
 N, LR = 6, 0.2
 PROBLEM = quadratics(N, condition=4)
@@ -26,8 +25,8 @@ def neighbourhoods(graph: Graph, weights: np.ndarray) -> Callable[[Sequence[Tens
     """What each node makes of its own vector and its neighbours'."""
 
     def averaged(vectors: Sequence[Tensor]) -> list[Tensor]:
-        near = [{slot, *graph.neighbours(slot)} for slot in range(graph.num_nodes)]
-        return [mix(weights[i], {j: vectors[j] for j in near[i]}) for i in range(graph.num_nodes)]
+        near = [sorted({slot, *graph.neighbours(slot)}) for slot in range(graph.num_nodes)]
+        return [torch.stack([weights[i, j] * vectors[j] for j in near[i]]).sum(0) for i in range(graph.num_nodes)]
 
     return averaged
 
