@@ -6,6 +6,7 @@ import statistics
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from p2ptrain.simulation.campaign import Mode, Outcome, Trial, draw, judge, keep, shrink
+from p2ptrain.simulation.campaign import Mode, Outcome, draw, judge, keep, shrink
 from p2ptrain.topology import Topology
 
 OK, FAILED = 0, 1
@@ -44,7 +45,7 @@ def replay(topology: Topology, seed: int, mode: Mode, kept: list[int] | None, ca
     trial = draw(topology, seed, mode)
     if kept is not None:
         trial = keep(trial, kept)
-    trial = Trial(trial.topology, trial.interference and not calm)
+    trial = replace(trial, interference=trial.interference and not calm)
     for index, fault in enumerate(trial.topology.faults):
         console.print(f"fault {index}: {json.dumps(fault.model_dump(mode='json'))}", markup=False, highlight=False)
     outcome = judge(trial)

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from rich.console import Console
 
+from node import campaign
 from p2ptrain.config import load
 from p2ptrain.daemon import Daemon
 from p2ptrain.exchange.decisions import Decisions, Doubt
@@ -83,6 +85,17 @@ def test_a_seed_is_the_same_trial_every_time() -> None:
     one, other = judge(draw(topology, 3)), judge(draw(topology, 3))
     assert one == other
     assert one.trace != judge(draw(topology, 4)).trace
+
+
+@pytest.mark.parametrize("mode", ["safety", "liveness"])
+def test_the_command_that_replays_runs_the_same_trial(
+    mode: Mode, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topology, judged = load(FILE, Topology), list[Trial]()
+    monkeypatch.setattr(campaign, "judge", lambda trial: judged.append(trial) or judge(trial))
+    assert campaign.replay(topology, 3, mode, None, False, Console()) == campaign.OK
+    assert judged == [draw(topology, 3, mode)]
+    assert "every invariant held" in capsys.readouterr().out
 
 
 def test_faults_that_do_not_matter_are_left_out() -> None:
