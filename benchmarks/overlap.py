@@ -258,7 +258,7 @@ def _peer(pipe: Connection, home: Path) -> None:
 async def _measure(pipe: Connection, home: Path, repeats: int, block: int) -> dict[str, list[Block]]:
     task, threads = Wide(), _two_threads()
     compute = ThreadCompute(threads=1)
-    give_way()
+    give_way(never_waits=True)
     pipe.send(max(os.sched_getaffinity(0)))
     side = Side(home, 1, "int8", tls=True, module=task.model(0))
     trainer = Trainer(task, side.replica, np.arange(1), seed=0, slot=0)

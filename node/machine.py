@@ -64,7 +64,7 @@ async def set_up(file: NodeFile, sink: Sink, stack: AsyncExitStack, orders: Orde
     config = file.node
     compute = ThreadCompute(config.speed, config.threads, config.step)
     stack.callback(compute.close)
-    give_way()
+    give_way(never_waits=config.speed == 1 and not config.step)
     try:
         config.home.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -13,7 +13,7 @@ import torch
 
 T = TypeVar("T")
 
-SWITCH_S = 1e-4
+SWITCH_S = 2e-4
 """How long a thread keeps the interpreter when another one waits for it. Python's own 5 ms are a tenth of a training
 step's time beside swaps without pause: the step asks for it a few times."""
 NICER = 5
@@ -57,9 +57,9 @@ class ThreadCompute:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-def give_way() -> None:
-    """From now on this thread, and those it starts, leave one CPU to training alone, and the others when both want
-    them; and all threads the interpreter to each other sooner.
+def give_way(never_waits: bool = False) -> None:
+    """From now on this thread, and those it starts, leave the CPU to training when both want it, and all threads the
+    interpreter to each other sooner. `never_waits`: training fills a CPU, which the others keep out of.
 
     Swaps move tens of megabytes, and on a machine with few cores training otherwise waits for that. Priorities and
     CPUs on Linux alone: elsewhere only processes have them. Nodes that share a machine leave different CPUs."""
@@ -68,7 +68,7 @@ def give_way() -> None:
         me = threading.get_native_id()
         os.setpriority(os.PRIO_PROCESS, me, os.getpriority(os.PRIO_PROCESS, me) + NICER)
         cpus = sorted(os.sched_getaffinity(me))
-        if len(cpus) > 1:
+        if never_waits and len(cpus) > 1:
             os.sched_setaffinity(me, set(cpus) - {cpus[os.getpid() % len(cpus)]})
 
 
