@@ -1,6 +1,7 @@
 """The one thread that owns the model; the event loop never waits for a training step."""
 
 import asyncio
+import math
 import os
 import sys
 import threading
@@ -18,6 +19,9 @@ SWITCH_S = 2e-4
 step's time beside swaps without pause: the step asks for it a few times."""
 NICER = 5
 """Of two threads that want one CPU, the one with a niceness five higher gets a quarter of it."""
+HELD_UP = 10
+"""A step that takes so many times what the quickest took was held up by something else than its work: a process that
+was suspended, a machine that was asleep. A slower device would have slept no longer."""
 
 
 class ThreadCompute:
@@ -29,6 +33,7 @@ class ThreadCompute:
         self.speed, self.step_s = speed, step_s
         self._due = 0.0
         """When the last step was to end."""
+        self._quickest_s = math.inf
         # OpenMP keeps the number of threads per calling thread, so the worker has to set its own.
         prepare = (lambda: torch.set_num_threads(threads)) if threads else None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="compute", initializer=prepare)
@@ -44,6 +49,8 @@ class ThreadCompute:
         # What came between two steps is made up for, up to one of them: the pace is a device's, not the machine's.
         self._due = max(self._due, loop.time() - self.step_s) + self.step_s
         seconds, result = await self.run(lambda: _timed(work))
+        self._quickest_s = min(self._quickest_s, seconds)
+        seconds = min(seconds, HELD_UP * self._quickest_s)
         rest = max(seconds * (1 / self.speed - 1), self._due - loop.time())
         if rest > 0:
             await asyncio.sleep(rest)

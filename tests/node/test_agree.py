@@ -10,7 +10,7 @@ from benchmarks import agree
 from p2ptrain.topology import Topology
 
 STEPS = 400
-"""Processes are not up at the same moment: who is first has nobody to swap with for a second, which is sixteen steps."""
+"""Processes are not up at the same moment: who is first has nobody to swap with for a second, which is 16 steps."""
 SMALL = {
     "name": "small",
     "run": {"task": "digits", "strategy": {"rate": 0.25}, "steps": STEPS, "evaluate_every": 2},

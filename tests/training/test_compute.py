@@ -80,6 +80,21 @@ def test_a_step_takes_as_long_as_it_is_told_to_at_least(
     worker.close()
 
 
+def test_a_step_in_which_the_process_was_suspended_is_not_made_longer_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    held, took = list[float](), iter([1.0, 2.0, 3600.0, 2.0])
+
+    async def hold(seconds: float) -> None:
+        held.append(seconds)
+
+    monkeypatch.setattr(compute.asyncio, "sleep", hold)
+    monkeypatch.setattr(compute, "_timed", lambda work: (next(took), work()))
+    worker = ThreadCompute(speed=0.1)
+    for _ in range(4):
+        asyncio.run(worker.train(lambda: None))
+    worker.close()
+    assert held == pytest.approx([9.0, 18.0, 9.0 * compute.HELD_UP, 18.0])
+
+
 async def _three_steps(worker: ThreadCompute, pause_s: float) -> float:
     """Seconds from the end of the first to the end of the third, with a pause after the second."""
     await worker.train(lambda: None)
