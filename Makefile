@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 help:
 	@echo "make swarm        four unequal nodes train a small language model, in about two minutes"
 	@echo "make test         lint, types, imports, tests"
-	@echo "make test-topologies  every file in topologies/ as real processes, in about fifteen minutes"
+	@echo "make test-topologies  every file in topologies/ as real processes, in under half an hour"
 	@echo "make test-finetune  fine-tuning of Hugging Face models, with 180 MB of the extra finetune, in seconds"
 	@echo "make test-docker  the same nodes in containers; makes a Docker engine where there is none"
 	@echo "make docker-image the image for docker compose and for --runtime docker"
