@@ -12,6 +12,7 @@ import yaml
 
 from p2ptrain.config import NodeFile
 from p2ptrain.errors import ConfigError, Misplaced
+from p2ptrain.telemetry.own_broker import OwnAddress
 from p2ptrain.topology import Topology
 from p2ptrain.training import devices, splits
 from p2ptrain.training.optimizers import make_optimizer
@@ -19,7 +20,6 @@ from p2ptrain.training.optimizers import make_optimizer
 OWN = ("name", "slot", "home", "profile", "speed", "attack")
 """Settings that differ from node to node: `up` chooses them."""
 INSTEAD = "`loss` delays what TCP sends again, and `reset` breaks connections"
-LOOPBACK = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
 LEFTOVERS = ("topology.yaml", "events.jsonl", "summary.json")
 
 
@@ -66,11 +66,11 @@ def node_files(topology: Topology, out: Path) -> dict[str, NodeFile]:
     members = topology.members()
     with ExitStack() as held:
         addresses = _addresses(held, topology.node.get("listen", "127.0.0.1:0"), len(members))
-        brokers = [group.broker and _broker(held, group.broker) for _, group in members]
+        brokers = [_own_broker(held, group.broker) if group.broker else None for _, group in members]
     speeds = devices.relative_speeds([group.device for _, group in members])
     shared = {"key": secrets.token_urlsafe(24), "threads": _threads(len(members)), **topology.node}
     if found := [broker for broker in brokers if broker]:
-        shared = {"mqtt": _on_this_machine(found[0]), **shared}
+        shared = {"mqtt": found[0].url, **shared}
     shards = topology.run.data.shards or len(members)
     run = topology.run.model_copy(update={"data": topology.run.data.model_copy(update={"shards": shards})})
     files = {}
@@ -81,7 +81,7 @@ def node_files(topology: Topology, out: Path) -> dict[str, NodeFile]:
             "name": name, "slot": slot, "home": out.absolute() / name, "listen": addresses[slot],
             "bootstrap": bootstrap, "profile": group.device, "speed": speeds[slot], "attack": group.attack,
             "step": shared.get("step", 0.0) / speeds[slot], "carrier": topology.carrier(group),
-            "broker": brokers[slot],
+            "broker": str(brokers[slot]) if brokers[slot] else None,
         }  # fmt: skip
         settings = {"name": topology.name, "run": run, "graph": topology.graph, "node": {**shared, **own}}
         files[name] = NodeFile.model_validate(settings)
@@ -105,18 +105,10 @@ def _addresses(held: ExitStack, listen: str, num: int) -> list[str]:
     return found
 
 
-def _broker(held: ExitStack, where: str) -> str:
+def _own_broker(held: ExitStack, where: str) -> OwnAddress:
     """With a port that is free."""
-    user, at, address = where.rpartition("@")
-    host, _, port = address.rpartition(":")
-    return f"{user}{at}{host}:{_bind(held, 'broker', host, int(port))}"
-
-
-def _on_this_machine(broker: str) -> str:
-    """The URL of a node's broker for the others."""
-    user, at, address = broker.rpartition("@")
-    host, _, port = address.rpartition(":")
-    return f"mqtt://{user}{at}{LOOPBACK.get(host, host)}:{port}"
+    own = OwnAddress.parse(where)
+    return own._replace(port=_bind(held, "broker", own.host, own.port))
 
 
 def _bind(held: ExitStack, key: str, host: str, port: int) -> int:
@@ -141,17 +133,14 @@ def dump(model: Topology | NodeFile) -> str:
     if isinstance(model, Topology):
         body["expect"] = {what: str(want) for what, want in model.expect.items()}
         body["node"].pop("key", None)
-        for place, key in [(body["node"], "mqtt"), *((group, "broker") for group in body["nodes"])]:
-            if place.get(key):
-                place[key] = _without_password(place[key])
+        if body["node"].get("mqtt"):
+            from p2ptrain.telemetry.mqtt_broker import without_password  # brings aiomqtt, which most nodes do without
+
+            body["node"]["mqtt"] = without_password(body["node"]["mqtt"])
+        for group in body["nodes"]:
+            if group["broker"]:
+                group["broker"] = str(OwnAddress.parse(group["broker"]).without_password())
     return yaml.safe_dump(body, sort_keys=False, allow_unicode=True)
-
-
-def _without_password(where: str) -> str:
-    from p2ptrain.telemetry.mqtt_broker import without_password  # brings aiomqtt, which most nodes do without
-
-    scheme = "" if "://" in where else "mqtt://"
-    return without_password(scheme + where).removeprefix(scheme)
 
 
 def save(path: Path, model: Topology | NodeFile) -> None:

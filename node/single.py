@@ -153,7 +153,7 @@ async def _run_node(file: NodeFile, epoch_unix_s: float, orders: Orders | None, 
     async with contextlib.AsyncExitStack() as stack:
         own = _own_broker(file)
         if own:
-            file = resolve.with_node(file, mqtt=file.node.mqtt or own.url)
+            file = resolve.with_node(file, mqtt=file.node.mqtt or own.where.url)
         publisher = _publisher(file)
         everywhere = sinks.FanOut([*outputs, publisher] if publisher else outputs)
         sink = sinks.Stamp(file.node.name, epoch_unix_s, everywhere)

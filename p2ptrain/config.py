@@ -28,6 +28,7 @@ from p2ptrain import aggregators, attacks, codecs, graphs, strategies
 from p2ptrain.errors import ConfigError, Misplaced
 from p2ptrain.registry import Named, explain, place_of
 from p2ptrain.swarm.records import NAME, is_address
+from p2ptrain.telemetry import own_broker
 from p2ptrain.training import tasks
 from p2ptrain.training.splits import Data
 
@@ -102,13 +103,6 @@ def _check_broker(url: str) -> str:
     return check(url)
 
 
-def check_own_broker(where: str) -> str:
-    """For `broker`. Raises `ValueError`."""
-    from p2ptrain.telemetry.mqtt_broker import check_own
-
-    return check_own(where)
-
-
 class NodeConfig(Strict):
     """One machine's own settings."""
 
@@ -154,7 +148,7 @@ class NodeConfig(Strict):
     mqtt: Annotated[str, AfterValidator(_check_broker)] | None = None
     """A broker to publish events at, `mqtt://user:password@host:port`. The password may come from the environment
     variable P2PTRAIN_MQTT_PASSWORD instead."""
-    broker: Annotated[str, AfterValidator(check_own_broker)] | None = None
+    broker: Annotated[str, AfterValidator(own_broker.check)] | None = None
     """Be a broker for others, at host:port or user:password@host:port; without `mqtt`, it is this node's too. With a
     swarm key, members are let in by it, others by the password. Needs the extra `broker`."""
 

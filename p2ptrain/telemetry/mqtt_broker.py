@@ -76,25 +76,6 @@ def check(url: str) -> str:
     return url
 
 
-def check_own(where: str) -> str:
-    """The same for `node.broker`: `host:port` or `user:password@host:port`. Raises `ValueError`."""
-    expected = ValueError("expected host:port, such as 0.0.0.0:1883, or user:password@host:port")
-    try:
-        Broker.parse(f"mqtt://{where}")
-    except ValueError:
-        raise expected from None
-    host, port = where.rpartition("@")[2].rpartition(":")[::2]
-    if not host or not port.isdecimal():
-        raise expected
-    return where
-
-
-def own_address(where: str) -> tuple[str, int]:
-    """Of a `node.broker`; port 0 is any that is free."""
-    host, _, port = where.rpartition("@")[2].rpartition(":")
-    return host, int(port)
-
-
 def without_password(url: str) -> str:
     """For files that are shared."""
     parts = urlsplit(url)

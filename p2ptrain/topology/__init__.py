@@ -10,19 +10,12 @@ from pydantic import AfterValidator, Field, GetJsonSchemaHandler, ValidationErro
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from p2ptrain.config import (
-    AGraph,
-    AnAttack,
-    NodeConfig,
-    RunConfig,
-    Strict,
-    check_own_broker,
-    lacks_broker,
-    lacks_graph,
-)
+from p2ptrain.config import AGraph, AnAttack, NodeConfig, RunConfig, Strict, lacks_broker, lacks_graph
 from p2ptrain.errors import Misplaced
 from p2ptrain.registry import Like, explain
 from p2ptrain.swarm.records import NAME
+from p2ptrain.telemetry import own_broker
+from p2ptrain.telemetry.own_broker import OwnAddress
 from p2ptrain.topology.faults import AnyFault, Degrade, Place
 from p2ptrain.topology.links import ONLY_SIMULATED, Link, Pair
 from p2ptrain.topology.plan import Cast, Deed, plan
@@ -78,7 +71,7 @@ class NodeGroup(Strict):
     """These nodes lie."""
     carrier: Literal["grpc", "mqtt", "both"] | None = None
     """How these reach others, if not as `node.carrier` says."""
-    broker: Annotated[str, AfterValidator(check_own_broker)] | None = None
+    broker: Annotated[str, AfterValidator(own_broker.check)] | None = None
     """This node is the broker of all, at host:port or user:password@host:port, unless `node.mqtt` names another."""
     starts: Seconds = 0.0
     """When, in seconds of the run's clock: a late joiner."""
@@ -223,13 +216,15 @@ class Topology(Strict):
             yield ("node", "broker"), "is for one node only: write it into that node's group, under `nodes`"
         taken = set[str]()
         for index, group in enumerate(self.nodes):
-            address = (group.broker or "").rpartition("@")[2]
-            if group.broker and group.count > 1:
+            if not group.broker:
+                continue
+            own = OwnAddress.parse(group.broker)
+            if group.count > 1:
                 yield ("nodes", index, "broker"), f"is for one node only, and these are {group.count}"
-            if address in taken:
-                yield ("nodes", index, "broker"), f"two nodes have the same address, {address}"
-            if address and not address.endswith(":0"):
-                taken.add(address)
+            if own.address in taken:
+                yield ("nodes", index, "broker"), f"two nodes have the same address, {own.address}"
+            if own.port:
+                taken.add(own.address)
 
     def _too_many_liars(self) -> Iterator[tuple[Place, str]]:
         borne = getattr(self.run.aggregator, "f", None)

@@ -10,12 +10,12 @@ from contextlib import asynccontextmanager
 
 import aiomqtt
 import pytest
+from notes import Notes
 from real_broker import Ear, free_port
 
 from p2ptrain.errors import ConfigError
 from p2ptrain.network.broker import OwnBroker, door
 from p2ptrain.network.broker.login import reached_at
-from p2ptrain.telemetry.events import Event, Noted
 from p2ptrain.telemetry.mqtt_broker import PASSWORD_VARIABLE, Broker
 
 KEY, RUN = "a key of some length", "run"
@@ -39,28 +39,9 @@ UNFINISHED = b"".join(packet(0x34, string("x"), number.to_bytes(2, "big"), b"fir
 """Messages of QoS 2, of which the last word never comes."""
 
 
-class Told:
-    """What a person is told."""
-
-    def __init__(self) -> None:
-        self.notes: list[Noted] = []
-        self.news = asyncio.Event()
-
-    def emit(self, event: Event) -> None:
-        assert isinstance(event, Noted)
-        self.notes.append(event)
-        self.news.set()
-
-    async def until(self, words: str) -> None:
-        async with asyncio.timeout(20):
-            while not any(words in note.message for note in self.notes):
-                self.news.clear()
-                await self.news.wait()
-
-
 @asynccontextmanager
-async def running(where: str = "127.0.0.1:0", key: str | None = None) -> AsyncIterator[tuple[OwnBroker, Told]]:
-    own, told = OwnBroker(where, key, RUN), Told()
+async def running(where: str = "127.0.0.1:0", key: str | None = None) -> AsyncIterator[tuple[OwnBroker, Notes]]:
+    own, told = OwnBroker(where, key, RUN), Notes()
     async with own.running(told.emit):
         yield own, told
 
@@ -70,7 +51,7 @@ def client(own: OwnBroker, **options: object) -> aiomqtt.Client:
 
 
 def port_of(own: OwnBroker) -> int:
-    return int(own.address.rpartition(":")[2])
+    return int(own.where.address.rpartition(":")[2])
 
 
 async def test_one_hears_the_other_and_its_last_will_which_is_retained() -> None:
@@ -113,18 +94,18 @@ async def test_with_a_password_strangers_are_refused(wrong: dict[str, str]) -> N
         with pytest.raises(aiomqtt.MqttError, match="Not authorized"):
             async with client(own, **wrong):
                 pass
-        async with client(own, username="alice", password=SECRET), Broker.parse(own.url).client():
+        async with client(own, username="alice", password=SECRET), Broker.parse(own.where.url).client():
             pass
-    assert not [note for note in told.notes if "open" in note.message]
+    assert not [note for note in told.said if "open" in note.message]
 
 
 async def test_a_swarms_key_lets_its_members_in_and_nobody_else() -> None:
     async with running(key=KEY) as (own, _):
-        async with reached_at(own.url, KEY, RUN).client():
+        async with reached_at(own.where.url, KEY, RUN).client():
             pass
         for key, run in [(None, RUN), ("another key", RUN), (KEY, "another")]:
             with pytest.raises(aiomqtt.MqttError, match="Not authorized"):
-                async with reached_at(own.url, key, run).client():
+                async with reached_at(own.where.url, key, run).client():
                     pass
     async with running(WITH_PASSWORD, KEY) as (own, _):
         async with reached_at(f"mqtt://127.0.0.1:{port_of(own)}", KEY, RUN).client():
@@ -147,8 +128,8 @@ async def test_a_stranger_does_not_disturb_whose_name_it_takes() -> None:
 
 async def test_without_password_and_key_it_says_that_it_is_open() -> None:
     async with running() as (own, told), client(own):
-        (note,) = told.notes
-        assert note.message.startswith(f"this node is a broker at {own.address}, which is open")
+        (note,) = told.said
+        assert note.message.startswith(f"this node is a broker at {own.where.address}, which is open")
 
 
 async def read_all(reader: asyncio.StreamReader, timeout_s: float = 20.0) -> bytes:
@@ -289,6 +270,6 @@ async def test_what_breaks_it_is_said_and_it_starts_again(monkeypatch: pytest.Mo
     monkeypatch.setattr(door.SteadyBroker, "until_broken", fails_once)
     monkeypatch.setattr("p2ptrain.network.broker.AGAIN_S", 0.01)
     async with running() as (own, told):
-        await told.until("the broker of this node has failed, and starts again: OSError('the sky falls')")
+        await told.until("the broker of this node has failed, and starts again: OSError('the sky falls')", timeout_s=20)
         async with client(own):
             pass

@@ -14,12 +14,13 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
+from notes import Notes
 from real_broker import PASSWORD, USER, Answer, Ear, MakeBroker, RealBroker, free_port, pump, serving
 
 from node import resolve
 from node.launcher import Swarm
 from p2ptrain.telemetry import events, mqtt, mqtt_broker
-from p2ptrain.telemetry.events import Event, Noted, Stamped
+from p2ptrain.telemetry.events import Stamped
 from p2ptrain.telemetry.mqtt import Publisher, Status
 from p2ptrain.telemetry.mqtt_broker import Broker
 from p2ptrain.telemetry.mqtt_reader import Reader
@@ -45,28 +46,6 @@ def saved(step: int) -> Stamped:
 
 def steps(payloads: list[str]) -> list[int]:
     return [json.loads(payload)["step"] for payload in payloads]
-
-
-class Notes:
-    """What a person is told, and when."""
-
-    def __init__(self) -> None:
-        self.said: list[Noted] = []
-        self._news = asyncio.Event()
-
-    def emit(self, event: Event) -> None:
-        assert isinstance(event, Noted)
-        self.said.append(event)
-        self._news.set()
-
-    async def until(self, *words: str, timeout_s: float = 30.0) -> Noted:
-        async with asyncio.timeout(timeout_s):
-            while True:
-                for note in self.said:
-                    if all(word in note.message for word in words):
-                        return note
-                self._news.clear()
-                await self._news.wait()
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,14 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from p2ptrain.errors import ConfigError
 from p2ptrain.network.broker.login import MEMBER, member_password
 from p2ptrain.telemetry.events import Event, Noted
-from p2ptrain.telemetry.mqtt_broker import PASSWORD_VARIABLE, Broker, own_address
+from p2ptrain.telemetry.mqtt_broker import PASSWORD_VARIABLE, Broker
+from p2ptrain.telemetry.own_broker import OwnAddress
 from p2ptrain.training.compute import give_way
 from p2ptrain.waiting import within
 
@@ -30,7 +31,6 @@ AGAIN_S = 1.0
 """After a failure of its own it starts again, but not at once."""
 CLOSE_S = 10.0
 BACKLOG = 64
-LOOPBACK = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
 
 
 class OwnBroker:
@@ -40,7 +40,6 @@ class OwnBroker:
         """Raises `ConfigError`: what is wrong with `node.broker`, and what to do about it."""
         self._door = _door()
         self._logins = {} if key is None else {MEMBER: member_password(key, run)}
-        self._user = ""
         told = Broker.parse(f"mqtt://{where}")
         if told.username is not None:
             if not told.password:
@@ -49,27 +48,17 @@ class OwnBroker:
                     f"or set {PASSWORD_VARIABLE}"
                 )
             self._logins[told.username] = told.password
-            self._user = f"{quote(told.username, safe='')}:{quote(told.password, safe='')}@"
-        self._host, port = own_address(where)
-        self._socket = _listening(self._host, port)
-
-    @property
-    def address(self) -> str:
-        return f"{self._host}:{self._socket.getsockname()[1]}"
-
-    @property
-    def url(self) -> str:
-        """Where the node itself finds it; there is a password in it, if one was given."""
-        host, _, port = self.address.rpartition(":")
-        return f"mqtt://{self._user}{LOOPBACK.get(host, host)}:{port}"
+        wanted = OwnAddress.parse(where)
+        self._socket = _listening(wanted.host, wanted.port)
+        self.where = wanted._replace(port=self._socket.getsockname()[1])
 
     @asynccontextmanager
     async def running(self, emit: Callable[[Event], None]) -> AsyncIterator[None]:
         """`emit`, which is called from the running loop, takes what a person should know. At the end all connections
         are closed, and the port is free."""
         loop = asyncio.get_running_loop()
-        emit(Noted("info", f"this node is a broker at {self.address}{self._for_whom()}"))
-        served = _Served(self._socket, lambda: self._door(self._logins), lambda event: _tell(loop, emit, event))
+        emit(Noted("info", f"this node is a broker at {self.where.address}{self._for_whom()}"))
+        served = _Served(self._socket, lambda: self._door(self._logins), partial(loop.call_soon_threadsafe, emit))
         served.start()
         try:
             yield
@@ -82,14 +71,10 @@ class OwnBroker:
         return ", which is open: it has no password and the swarm no key, so anyone who reaches it can use it"
 
 
-def _tell(loop: asyncio.AbstractEventLoop, emit: Callable[[Event], None], event: Event) -> None:
-    loop.call_soon_threadsafe(emit, event)
-
-
 class _Served:
     """The broker's thread."""
 
-    def __init__(self, listening: socket.socket, door: "Callable[[], Door]", tell: Callable[[Event], None]) -> None:
+    def __init__(self, listening: socket.socket, door: "Callable[[], Door]", tell: Callable[[Event], object]) -> None:
         self._socket, self._door, self._tell = listening, door, tell
         self._loop = asyncio.new_event_loop()
         self._closing = asyncio.Event()
