@@ -93,7 +93,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     found: dict[str, dict[str, list[float]]] = {}
-    for label, settings in ((label, RULES[label]) for label in options.rules):
+    for label in options.rules:
+        settings = RULES[label]
         for liars in range(4):
             takes_f = "f" in aggregators.get(settings["name"]).model_fields
             rule = aggregators.parse({**settings, "f": liars} if takes_f else settings)

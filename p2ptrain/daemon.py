@@ -214,8 +214,6 @@ class Daemon:
 
     async def _train_and_linger(self) -> None:
         await self._get_weights()
-        if self._orphan:  # what it has is all that there is: newcomers need not wait until it can take a step
-            self.membership.set_state(State.TRAINING, self.node.step)
         self.node.begin()
         self.membership.set_state(State.TRAINING, self.node.step)
         await self.node.evaluate()

@@ -52,10 +52,11 @@ class Flag(Aggregator):
         directions = _embed(products * np.outer(inverse, inverse))
         points = lengths[:, None] * directions
         pairs = _pair_directions(points) if self.lam else points[:0]
-        counts = np.minimum(1, np.median(lengths) * inverse) if self.discount else np.ones_like(lengths)
-        counts[lengths == 0] = 1
+        typical, counts = np.median(lengths), np.ones_like(lengths)
+        if self.discount:
+            np.divide(typical, lengths, out=counts, where=lengths > typical)
         basis = self._subspace(directions, counts, pairs)
-        target = np.median(lengths) / len(points) * basis @ (basis.T @ (counts @ directions))
+        target = typical / len(points) * basis @ (basis.T @ (counts @ directions))
         weights = inverse * (np.linalg.pinv(directions.T, rcond=1e-9) @ target)
         if self.origin == "own":
             weights[0] = 1 - weights[1:].sum()
