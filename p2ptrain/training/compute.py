@@ -33,6 +33,8 @@ class ThreadCompute:
         self.speed, self.step_s = speed, step_s
         self._due = 0.0
         """When the last step was to end."""
+        self._took_s = 0.0
+        """How long the last step took, as the best guess for the next."""
         self._quickest_s = math.inf
         # OpenMP keeps the number of threads per calling thread, so the worker has to set its own.
         prepare = (lambda: torch.set_num_threads(threads)) if threads else None
@@ -44,16 +46,17 @@ class ThreadCompute:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     async def train(self, work: Callable[[], T]) -> T:
-        """As `run`; afterwards the caller, but not the thread, is held for what a slower device would still need."""
+        """As `run`, but first the caller, not the thread, is held for what a slower device would need besides: its
+        step, too, ends with the model's update, and then there is a whole step's time for swaps until the next."""
         loop = asyncio.get_running_loop()
         # What came between two steps is made up for, up to one of them: the pace is a device's, not the machine's.
         self._due = max(self._due, loop.time() - self.step_s) + self.step_s
-        seconds, result = await self.run(lambda: _timed(work))
-        self._quickest_s = min(self._quickest_s, seconds)
-        seconds = min(seconds, HELD_UP * self._quickest_s)
-        rest = max(seconds * (1 / self.speed - 1), self._due - loop.time())
+        rest = max(self._took_s * (1 / self.speed - 1), self._due - self._took_s - loop.time())
         if rest > 0:
             await asyncio.sleep(rest)
+        seconds, result = await self.run(lambda: _timed(work))
+        self._quickest_s = min(self._quickest_s, seconds)
+        self._took_s = min(seconds, HELD_UP * self._quickest_s)
         return result
 
     async def aside(self, work: Callable[[], T]) -> T:

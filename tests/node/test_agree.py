@@ -24,8 +24,8 @@ SMALL = {
 def test_steps_swaps_bytes_and_accuracy_agree(tmp_path: Path) -> None:
     rows = {row["figure"]: row for row in agree.compare(Topology.model_validate(SMALL), tmp_path)}
     assert rows["steps"]["sim"] == rows["steps"]["process"] == STEPS
-    assert rows["bytes"]["ok"], rows
-    assert rows["accuracy"]["ok"], rows
+    assert rows["bytes"]["ok"], rows["bytes"]
+    assert rows["accuracy"]["ok"], rows["accuracy"]
     swaps = rows["swaps"]
     assert swaps["process"] == pytest.approx(2 * 0.25 * STEPS, rel=0.2)
     assert rows["bytes"]["process"] == pytest.approx(rows["bytes"]["sim"] / swaps["sim"] * swaps["process"], rel=0.01)
