@@ -3,20 +3,21 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install install-dev swarm test check tests test-topologies test-finetune test-docker docker-tests \
+.PHONY: help install install-dev swarm test check tests test-topologies test-repeats test-finetune test-docker docker-tests \
 	docker-image again secrets bench protos clean
 
 help:
-	@echo "make swarm        four unequal nodes train a small language model, in about two minutes"
-	@echo "make test         lint, types, imports, tests"
+	@echo "make swarm            four unequal nodes train a small language model, in about two minutes"
+	@echo "make test             lint, types, imports, tests"
 	@echo "make test-topologies  every file in topologies/ as real processes, in under half an hour"
-	@echo "make test-finetune  fine-tuning of Hugging Face models, with 180 MB of the extra finetune, in seconds"
-	@echo "make test-docker  the same nodes in containers; makes a Docker engine where there is none"
-	@echo "make docker-image the image for docker compose and for --runtime docker"
-	@echo "make secrets      what docker compose up needs: a swarm key and a broker's password, in .env"
-	@echo "make install      a .venv with everything that a node needs"
-	@echo "make bench        all benchmarks, as tables"
-	@echo "make protos       regenerate p2ptrain/wire from protos/"
+	@echo "make test-repeats     the tests of whole swarms twenty times, until one fails (TIMES=20)"
+	@echo "make test-finetune    fine-tuning of Hugging Face models, with 180 MB of the extra finetune, in seconds"
+	@echo "make test-docker      the same nodes in containers; makes a Docker engine where there is none"
+	@echo "make docker-image     the image for docker compose and for --runtime docker"
+	@echo "make secrets          what docker compose up needs: a swarm key and a broker's password, in .env"
+	@echo "make install          a .venv with everything that a node needs"
+	@echo "make bench            all benchmarks, as tables"
+	@echo "make protos           regenerate p2ptrain/wire from protos/"
 
 install: .venv/installed
 install-dev: .venv/installed-dev
@@ -47,12 +48,21 @@ check: install-dev
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-# Swarms of real daemons have both cores to themselves; the rest runs two at a time.
-SWARMS := $(wildcard tests/node/test_swarm*.py) tests/node/test_agree.py tests/network
+# Swarms of real daemons wait more than they work: two at a time of their own kind, handed out one by one.
+PROCESSES := $(wildcard tests/node/test_swarm*.py) tests/node/test_agree.py
+SWARMS := $(PROCESSES) tests/network
 
 tests: install-dev
 	$(BIN)/python -m pytest -q -n 2 $(addprefix --ignore=,$(SWARMS))
-	$(BIN)/python -m pytest -q $(SWARMS)
+	$(BIN)/python -m pytest -q -n 2 --maxschedchunk=1 $(SWARMS)
+
+# Does any of them fail now and then?
+TIMES ?= 20
+
+test-repeats: install-dev
+	for round in $$(seq $(TIMES)); do \
+		echo "round $$round of $(TIMES)" && $(BIN)/python -m pytest -q -n 2 --maxschedchunk=1 $(PROCESSES) || exit 1; \
+	done
 
 test-topologies: install-dev
 	$(BIN)/python -m pytest -q tests/processes
