@@ -5,7 +5,7 @@ They are the way in at the start, and the way back together for a swarm that was
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from p2ptrain.bounded import keep
@@ -39,7 +39,8 @@ class _Door:
     address: str
     peer: PeerId | None = None
     """Who answered last."""
-    silent: bool = False
+    told: set[str] = field(default_factory=set)
+    """Why nobody answered, since the last time that somebody did: each reason is told once."""
     is_shut: bool = False
     """At the last attempt nobody lived there, or nobody who lets this node in. No answer in time is not that."""
 
@@ -92,15 +93,16 @@ class Doors:
         try:
             door.peer = await self._host.greet(door.address)
         except PeerError as error:
-            if not door.silent:
+            if error.reason not in door.told:
                 again = f"trying again every {self._heartbeat_s:g} s"
                 self._emit(Noted("warning", f"bootstrap {door.address}: {error}; {again}"))
-            door.silent = True
+            door.told.add(error.reason)
             door.is_shut = error.reason != "deadline"
         else:
-            if door.silent:
+            if door.told:
                 self._emit(Noted("info", f"bootstrap {door.address}: answers now"))
-            door.silent = door.is_shut = False
+            door.told.clear()
+            door.is_shut = False
 
     async def _seek_the_lost(self) -> None:
         while True:

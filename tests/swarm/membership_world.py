@@ -48,6 +48,7 @@ class Node:
     index: int
     bootstrap: tuple[str, ...] = ()
     skew_s: float = 0.0
+    key: str = KEY
     events: list[Event] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -61,8 +62,10 @@ class Node:
     def record(self, sequence: int, expires_unix_s: float) -> Record:
         return Record(self.me, f"node-{self.index}", self.index, (self.address,), (), b"", sequence, expires_unix_s)
 
-    def seal(self, sequence: int, expires_unix_s: float, swarm: str = SWARM, key: str | None = KEY) -> bytes:
-        return seal(self.record(sequence, expires_unix_s), swarm, key, self.public_key, self.private_key.sign)
+    def seal(self, sequence: int, expires_unix_s: float, swarm: str = SWARM, key: str | None = None) -> bytes:
+        return seal(
+            self.record(sequence, expires_unix_s), swarm, key or self.key, self.public_key, self.private_key.sign
+        )
 
     def now_unix(self) -> float:
         return self.world.now_unix() + self.skew_s
@@ -73,7 +76,7 @@ class Node:
             self.transport,
             directory,
             self.seal,
-            Settings(self.me, SWARM, KEY, self.world.heartbeat_s, self.bootstrap),
+            Settings(self.me, SWARM, self.key, self.world.heartbeat_s, self.bootstrap),
             rng=python_random(self.world.seed, "membership", self.index),
             now_unix=self.now_unix,
             emit=self.events.append,

@@ -56,6 +56,24 @@ async def test_a_dead_bootstrap_is_noted_once_and_joined_when_it_comes() -> None
     await world.stop()
 
 
+async def test_why_a_bootstrap_does_not_answer_is_told_anew_when_the_reason_is_another() -> None:
+    """Who comes before its bootstrap, and with the wrong key, must hear of both."""
+    world = World(2)
+    bootstrap, stranger = world.nodes
+    stranger.key = "the key of another swarm"
+    stranger.start()
+    await asyncio.sleep(60)
+    bootstrap.start()
+    await asyncio.sleep(60)
+    await bootstrap.kill()
+    await asyncio.sleep(60)
+    refused, foreign = stranger.notes()
+    assert "node-0:7000: unreachable: connection refused; trying again" in refused
+    assert "node-0:7000: foreign-key" in foreign
+    assert stranger.sees() == []
+    await stranger.stop()
+
+
 async def test_the_directory_introduces() -> None:
     world = World(4)
     for node in world.nodes:
