@@ -308,7 +308,7 @@ class Daemon:
         """No swap before this is done: encoding waits, on the event loop, for what another thread is importing."""
         async with self._warming:
             if not self._is_warm:
-                await self.machine.compute.aside(self.run_config.codec.warm)
+                await self.machine.compute.aside(lambda: self.run_config.codec.warm(self.exchanger.shared.size))
                 await self.machine.compute.aside(self.run_config.aggregator.warm)
             self._is_warm = True
 

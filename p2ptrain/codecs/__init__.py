@@ -6,6 +6,7 @@ more than two million elements at a time and may treat each chunk on its own.
 """
 
 from dataclasses import dataclass
+from math import inf
 from typing import ClassVar
 
 import torch
@@ -77,8 +78,9 @@ class Codec(Component):
         """The longest payload that `size` elements can have; longer ones are refused before they are buffered."""
         raise NotImplementedError
 
-    def warm(self) -> None:
-        """Compile or load what the first call would need: seconds the first time, so never inside a deadline."""
+    def warm(self, size: float = inf) -> None:
+        """Compile or load what is worth it for vectors of so many elements: seconds the first time, so never inside a
+        deadline."""
 
 
 def check_sizes(out: Tensor, *packets: Packet) -> None:

@@ -41,7 +41,7 @@ class Format:
 def encode(vector: Tensor, form: Format) -> Packet:
     vector = float32(vector)
     size = vector.numel()
-    kernels = compiled("cast16", vector)
+    kernels = compiled("cast16", size, vector)
     if kernels is not None:
         payload = np.empty(2 * size, np.uint8)
         top = getattr(kernels, f"encode_{form.kernel}")(array(vector), payload.view("<i2"))
@@ -53,7 +53,7 @@ def encode(vector: Tensor, form: Format) -> Packet:
 
 def decode(packet: Packet, form: Format) -> Tensor:
     check_length(packet, 2 * packet.size)
-    kernels = compiled("cast16")
+    kernels = compiled("cast16", packet.size)
     if kernels is not None:
         _checked_bits(packet, form, kernels)
     vector = tensor_view(packet.payload, form.dtype, packet.size).to(torch.float32)
@@ -63,7 +63,7 @@ def decode(packet: Packet, form: Format) -> Tensor:
 
 
 def add(codec: Codec, form: Format, packet: Packet, out: Tensor, weight: float) -> None:
-    kernels = compiled("cast16", out)
+    kernels = compiled("cast16", packet.size, out)
     if kernels is None:
         return Codec.add(codec, packet, out, weight)
     check_sizes(out, packet)
@@ -71,7 +71,7 @@ def add(codec: Codec, form: Format, packet: Packet, out: Tensor, weight: float) 
 
 
 def mix(codec: Codec, form: Format, own: Tensor, sent: Packet, received: Packet, weight: float, out: Tensor) -> None:
-    kernels = compiled("cast16", own, out)
+    kernels = compiled("cast16", sent.size, own, out)
     if kernels is None:
         return Codec.mix(codec, own, sent, received, weight, out)
     check_mix(own, sent, received, out)

@@ -3,10 +3,13 @@
 Payload: n bfloat16, little-endian.
 """
 
+from math import inf
+
 import torch
 from torch import Tensor
 
-from p2ptrain.codecs import Codec, Packet, _cast16, _kernels, register
+from p2ptrain.codecs import Codec, Packet, _cast16, register
+from p2ptrain.codecs._kernels import compiled
 
 FORMAT = _cast16.Format(
     torch.bfloat16,
@@ -38,5 +41,5 @@ class BF16(Codec):
     def max_nbytes(self, size: int) -> int:
         return 2 * size
 
-    def warm(self) -> None:
-        _kernels.load("cast16")
+    def warm(self, size: float = inf) -> None:
+        compiled("cast16", size)

@@ -11,12 +11,14 @@ The scale is a bfloat16 where others take a float16: updates of 1e-6 would other
 codes are computed from the rounded scale, so that little is lost.
 """
 
+from math import inf
+
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from p2ptrain.codecs import Codec, Packet, _kernels, check_mix, check_sizes, register
+from p2ptrain.codecs import Codec, Packet, check_mix, check_sizes, register
 from p2ptrain.codecs._blocks import TINY, absmax_of, check_scales, map_rows, num_blocks
 from p2ptrain.codecs._buffers import (
     INFINITY,
@@ -49,7 +51,7 @@ class Int4(Codec):
         vector = float32(vector)
         payload = np.empty(self.max_nbytes(vector.numel()), np.uint8)
         scales, codes = self._split(payload.data, vector.numel())
-        kernels = compiled("int4", vector)
+        kernels = compiled("int4", vector.numel(), vector)
         if kernels is None:
             check_encodable(all_finite(vector))
             self._encode_in_torch(vector, scales, codes)
@@ -59,7 +61,7 @@ class Int4(Codec):
 
     def decode(self, packet: Packet) -> Tensor:
         scales, codes = self._parts(packet)
-        kernels = compiled("int4")
+        kernels = compiled("int4", packet.size)
         if kernels is None:
             return self._decode_in_torch(scales, codes, packet.size)
         out = torch.empty(packet.size)
@@ -67,14 +69,14 @@ class Int4(Codec):
         return out
 
     def add(self, packet: Packet, out: Tensor, weight: float) -> None:
-        kernels = compiled("int4", out)
+        kernels = compiled("int4", packet.size, out)
         if kernels is None:
             return super().add(packet, out, weight)
         check_sizes(out, packet)
         kernels.add(array(out), *self._parts(packet), self.block, weight)
 
     def mix(self, own: Tensor, sent: Packet, received: Packet, weight: float, out: Tensor) -> None:
-        kernels = compiled("int4", own, out)
+        kernels = compiled("int4", sent.size, own, out)
         if kernels is None:
             return super().mix(own, sent, received, weight, out)
         check_mix(own, sent, received, out)
@@ -83,8 +85,8 @@ class Int4(Codec):
     def max_nbytes(self, size: int) -> int:
         return 2 * num_blocks(size, self.block) + (size + 1) // 2
 
-    def warm(self) -> None:
-        _kernels.load("int4")
+    def warm(self, size: float = inf) -> None:
+        compiled("int4", size)
 
     def _parts(self, packet: Packet) -> tuple[Array, Array]:
         """Scales and codes of a packet, checked."""

@@ -9,12 +9,14 @@ With stochastic rounding the code is floor(x * (127 / absmax) + (r + 1/2) / 6553
 pieces, lowest first, of the words in `_random.py`.
 """
 
+from math import inf
+
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from p2ptrain.codecs import Codec, Packet, _kernels, check_mix, check_sizes, register
+from p2ptrain.codecs import Codec, Packet, check_mix, check_sizes, register
 from p2ptrain.codecs._blocks import TINY, absmax_of, check_scales, map_rows, num_blocks
 from p2ptrain.codecs._buffers import (
     INFINITY,
@@ -52,7 +54,7 @@ class Int8(Codec):
         noise = random_words(seed, -(-size // 4)).view("<u2")[:size] if self.stochastic else None
         payload = np.empty(self.max_nbytes(size), np.uint8)
         scales, codes = self._split(payload.data, size)
-        kernels = compiled("int8", vector)
+        kernels = compiled("int8", size, vector)
         if kernels is None:
             check_encodable(all_finite(vector))
             self._encode_in_torch(vector, noise, scales, codes)
@@ -64,7 +66,7 @@ class Int8(Codec):
 
     def decode(self, packet: Packet) -> Tensor:
         scales, codes = self._parts(packet)
-        kernels = compiled("int8")
+        kernels = compiled("int8", packet.size)
         if kernels is None:
             return torch.from_numpy(np.repeat(scales, self.block)[: packet.size] * codes)
         out = torch.empty(packet.size)
@@ -72,14 +74,14 @@ class Int8(Codec):
         return out
 
     def add(self, packet: Packet, out: Tensor, weight: float) -> None:
-        kernels = compiled("int8", out)
+        kernels = compiled("int8", packet.size, out)
         if kernels is None:
             return super().add(packet, out, weight)
         check_sizes(out, packet)
         kernels.add(array(out), *self._parts(packet), self.block, weight)
 
     def mix(self, own: Tensor, sent: Packet, received: Packet, weight: float, out: Tensor) -> None:
-        kernels = compiled("int8", own, out)
+        kernels = compiled("int8", sent.size, own, out)
         if kernels is None:
             return super().mix(own, sent, received, weight, out)
         check_mix(own, sent, received, out)
@@ -88,8 +90,8 @@ class Int8(Codec):
     def max_nbytes(self, size: int) -> int:
         return 4 * num_blocks(size, self.block) + size
 
-    def warm(self) -> None:
-        _kernels.load("int8")
+    def warm(self, size: float = inf) -> None:
+        compiled("int8", size)
 
     def _parts(self, packet: Packet) -> tuple[Array, Array]:
         """Scales and codes of a packet, checked."""

@@ -7,12 +7,14 @@ Payload, little-endian, for n elements in p = ceil(n / 65536) pages, with k = mi
 Round is to even at one half. Coordinates not sent decode to zero.
 """
 
+from math import inf
+
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from p2ptrain.codecs import Codec, Packet, _kernels, check_mix, check_sizes, register
+from p2ptrain.codecs import Codec, Packet, check_mix, check_sizes, register
 from p2ptrain.codecs._buffers import Array, all_finite, array, check_encodable, check_length, float32, payload_of, view
 from p2ptrain.codecs._kernels import compiled
 from p2ptrain.codecs._sparse import (
@@ -78,8 +80,8 @@ class TopK(Codec):
     def max_nbytes(self, size: int) -> int:
         return 4 * _num_pages(size) + num_kept(size, self.ratio) * (2 + DTYPES[self.values].itemsize)
 
-    def warm(self) -> None:
-        _kernels.load("sparse")
+    def warm(self, size: float = inf) -> None:
+        compiled("sparse", size)
 
     def _coordinates(self, packet: Packet) -> Tensor:
         """(k,) int64, strictly increasing and in range."""
@@ -101,7 +103,7 @@ class TopK(Codec):
 
 def largest(vector: Tensor, count: int) -> Tensor:
     """(d,) float32 -> (count,) int64 on the CPU, ascending: the largest magnitudes; ties go to the lower index."""
-    kernels = compiled("sparse", vector)
+    kernels = compiled("sparse", vector.numel(), vector)
     if kernels is not None:
         indices = np.empty(count, np.int64)
         kernels.largest(array(vector), count, indices)

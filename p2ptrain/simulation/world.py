@@ -95,6 +95,7 @@ class World:
         self._trace = hashlib.sha256()
         seed = topology.run.seed
         self.loop, self.context = _virtual_loop(), copy_context()
+        topology.run.codec.warm()  # small as the vectors may be, there are many
         default = topology.links.get("default", Link()) if topology.links else LOOPBACK
         self.links = Links(seeds.python_random(seed, "links"), default)
         self.links.on_bug = self.fail

@@ -80,6 +80,16 @@ def test_numba_is_imported_late() -> None:
     assert out.split() == ["False", "True"]
 
 
+def test_small_vectors_do_not_load_numba_but_use_what_is_loaded() -> None:
+    out = run(
+        "import sys, torch; from p2ptrain import codecs; from p2ptrain.codecs._kernels import SMALL, compiled;"
+        "codec = codecs.make('int8'); codec.warm(SMALL - 1); codec.decode(codec.encode(torch.ones(SMALL - 1)));"
+        "print('numba' in sys.modules); codec.encode(torch.ones(SMALL)); print('numba' in sys.modules);"
+        "print(compiled('int8', 1) is not None, compiled('int4', 1) is not None)"
+    )
+    assert out.split() == ["False", "True", "True", "False"]
+
+
 def test_numba_that_cannot_be_imported_is_done_without() -> None:
     out = run(
         "import sys; sys.modules['numba'] = None; import torch; from p2ptrain import codecs;"

@@ -30,7 +30,9 @@ pytestmark = pytest.mark.timeout(400)
 
 
 async def test_three_nodes_find_each_other_train_and_agree_to_the_bit(tmp_path: Path) -> None:
-    async with Watched(topology(3, steps=200), tmp_path) as swarm:
+    # So large a model that swaps are worth compiled loops, which the small ones of the other tests do without.
+    large = topology(3, steps=200, task={"name": "digits", "hidden": 1024})
+    async with Watched(large, tmp_path) as swarm:
         await swarm.whole(swarm.files, START_S)
         state = await swarm.finish()
     result = summary.build(
