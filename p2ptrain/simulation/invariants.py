@@ -216,6 +216,8 @@ class TheHealthyLearn(Invariant):
 
     FACTOR = 0.7
     """The last loss is at most this part of the first one."""
+    TIME_S = 10.0
+    """So long somebody must have lived: when all have died before their first checkpoint, they begin anew."""
 
     def __init__(self, world: World, healthy: Collection[str]) -> None:
         super().__init__(world, healthy)
@@ -230,6 +232,12 @@ class TheHealthyLearn(Invariant):
                 self._last[stamped.node] = loss
             case Stopped():
                 self._stopped[stamped.node] = None
+
+    def healed(self) -> None:
+        nodes = [self.world.nodes[name] for name in self.healthy]
+        longest = max((self.world.now - node.born for node in nodes if node.daemon), default=0.0)
+        if longest < self.TIME_S:
+            self.fail(f"nobody has lived for more than {longest:.1f} s")
 
     def ended(self) -> None:
         for name in self._stopped:
