@@ -1,13 +1,14 @@
 """Real DHT nodes with real p2pd processes on loopback. Waits are for conditions, with a deadline."""
 
 import asyncio
+import gc
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -21,6 +22,16 @@ from p2ptrain.swarm.records import Record, seal, verify
 from p2ptrain.telemetry.events import Event, Noted
 
 SWARM, KEY = "swarm", "swarm key"
+
+# When a call to p2pd is cancelled, hivemind leaves the connection to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <StreamWriter:ResourceWarning")
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """Here, and not in somebody else's test."""
+    yield
+    gc.collect()
 
 
 class Host:

@@ -130,6 +130,7 @@ async def test_a_stranger_stays_outside_and_is_told() -> None:
         assert len(first.sees()) == len(member.sees()) == 1
 
 
+@pytest.mark.filterwarnings("ignore:unclosed <StreamWriter:ResourceWarning")  # see test_dht.py
 async def test_the_dht_introduces(tmp_path: Path) -> None:
     hosts = [Host() for _ in range(3)]
     bootstrap: list[str] = []
