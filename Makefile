@@ -51,19 +51,18 @@ check: install-dev
 # Swarms of real daemons wait more than they work: two at a time of their own kind, handed out one by one. What hangs on
 # deadlines of fractions of a second has the machine to itself.
 SWARMS := $(wildcard tests/node/test_swarm*.py) tests/node/test_agree.py
+TEST_SWARMS := $(BIN)/python -m pytest -q -n 2 --maxschedchunk=1 $(SWARMS)
 
 tests: install-dev
 	$(BIN)/python -m pytest -q -n 2 $(addprefix --ignore=,$(SWARMS) tests/network)
-	$(BIN)/python -m pytest -q -n 2 --maxschedchunk=1 $(SWARMS)
+	$(TEST_SWARMS)
 	$(BIN)/python -m pytest -q tests/network
 
 # Does any of them fail now and then?
 TIMES ?= 20
 
 test-repeats: install-dev
-	for round in $$(seq $(TIMES)); do \
-		echo "round $$round of $(TIMES)" && $(BIN)/python -m pytest -q -n 2 --maxschedchunk=1 $(SWARMS) || exit 1; \
-	done
+	for round in $$(seq $(TIMES)); do echo "round $$round of $(TIMES)" && $(TEST_SWARMS) || exit 1; done
 
 test-topologies: install-dev
 	$(BIN)/python -m pytest -q tests/processes

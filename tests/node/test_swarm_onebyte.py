@@ -49,7 +49,7 @@ async def test_who_reaches_only_a_broker_ends_with_the_same_bits(broker: RealBro
     """Two of three nodes share streams, one of them the broker with the third; that one is killed, and comes back."""
     nodes = [{"name": "near"}, {"name": "bridge", "carrier": "both"}, {"name": "far", "carrier": "mqtt"}]
     body = topology().model_dump(mode="json", exclude_unset=True)
-    body["run"]["steps"] = 250  # 18 s for the one that was killed: nobody waits for whom only a broker knows
+    body["run"]["steps"] = 250  # whom only a broker knows is waited for only while it speaks
     body |= {"nodes": nodes, "faults": [{"at": 5, "kill": "far", "for": 2}]}
     body["node"] |= {"mqtt": broker.url}
     swarm = Watched(Topology.model_validate(body), tmp_path, speed=1.0)
