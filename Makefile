@@ -54,7 +54,7 @@ SWARMS := $(wildcard tests/node/test_swarm*.py) tests/node/test_agree.py
 TEST_SWARMS := $(BIN)/python -m pytest -q -n 2 --maxschedchunk=1 $(SWARMS)
 
 tests: install-dev
-	$(BIN)/python -m pytest -q -n 2 $(addprefix --ignore=,$(SWARMS) tests/network)
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal $(addprefix --ignore=,$(SWARMS) tests/network)
 	$(TEST_SWARMS)
 	$(BIN)/python -m pytest -q tests/network
 
