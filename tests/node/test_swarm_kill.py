@@ -37,7 +37,7 @@ async def test_the_others_lose_no_step_and_it_comes_back_from_their_state(tmp_pa
         (restarted, _), *more = swarm.events(VICTIM, Restarted)
         assert not more
         await swarm.until(lambda: _with_others(swarm, VICTIM, restarted), START_S)
-        await swarm.until(lambda: swarm.events(VICTIM, Evaluated, restarted), 30)
+        await swarm.until(lambda: all(swarm.events(name, Evaluated, restarted) for name in swarm.files), 30)
         await swarm.whole(swarm.files, 30)
         await swarm.until(lambda: all(_of_peer(swarm, name, VICTIM, restarted) for name in OTHERS), 60)
 
