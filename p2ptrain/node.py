@@ -359,12 +359,14 @@ class Node:
         return any(member.state in (State.STARTING, State.TRAINING) for member in self.membership.view())
 
     def _follow(self) -> None:
-        """Go by the graph of the swarm's epoch, which is that of its node that is furthest in the run; there is no way
-        back. A node that is slow or came late would else talk to others who do not talk to it."""
+        """Go by the graph of the epoch of those that are furthest in the run; there is no way back. A node that is slow
+        or came late would else talk to others who do not talk to it. Where the run's rule bears f liars, one more than
+        f neighbours must say that it is so late."""
         if self._plan is None or not self._plan.schedule:
             return
-        heard = [member.epoch for member in self.membership.view()]
-        epoch = min(max(self.epoch, self._plan.epoch_at(self.progress), *heard), len(self._plan.epochs) - 1)
+        said = sorted((member.epoch for member in self._adjacent(self._unshunned())), reverse=True)
+        told = said[getattr(self.run.aggregator, "f", 0) :][:1]
+        epoch = min(max(self.epoch, self._plan.epoch_at(self.progress), *told), len(self._plan.epochs) - 1)
         if epoch != self.epoch:
             self.epoch, self.graph = epoch, self._plan.epochs[epoch]
             self.membership.set_epoch(epoch)
@@ -373,6 +375,9 @@ class Node:
     def trusted(self) -> list[Member]:
         """Everybody in the view, but for those in quarantine."""
         self._follow()
+        return self._unshunned()
+
+    def _unshunned(self) -> list[Member]:
         return [member for member in self.membership.view() if not self.reputation.shuns(member.peer)]
 
     def _reachable(self) -> list[Member]:

@@ -157,14 +157,26 @@ def test_who_is_slow_or_late_goes_by_the_graph_of_the_others() -> None:
         assert 59 < second < 64.5  # in the middle of a step of four seconds nobody looks
 
 
-def test_an_epoch_that_there_is_not_means_the_last_one() -> None:
-    class Boasting(Seen):
-        def _hear(self, stamped: Stamped) -> None:
-            super()._hear(stamped)
-            daemon = self.world.nodes["node-3"].daemon
-            if daemon and daemon.node.step == 5:
-                daemon.membership.set_epoch(4_000_000_000)
+class Boasting(Seen):
+    """Node 3 says after five steps that it is further than there are epochs."""
 
+    def _hear(self, stamped: Stamped) -> None:
+        super()._hear(stamped)
+        daemon = self.world.nodes["node-3"].daemon
+        if daemon and daemon.node.step == 5:
+            daemon.membership.set_epoch(4_000_000_000)
+
+
+def test_an_epoch_that_there_is_not_means_the_last_one() -> None:
     seen = Boasting(topology({"name": "gossip", "rate": 1}, {"name": "quadratic", "dim": 20}, run={"steps": 20}))
     assert {stamped.time < 8 for stamped, epoch in seen.log if epoch == 2} == {True, False}
     assert max(epoch for _, epoch in seen.log) == 2
+
+
+def test_where_the_rule_bears_a_liar_one_alone_does_not_change_the_graph() -> None:
+    run_ = {"steps": 40, "aggregator": {"name": "nna", "f": 1}}
+    graph = {"kind": "complete", "n": 6, "schedule": [{"at": 0.5, "kind": "ring"}]}
+    seen = Boasting(topology({"name": "monna"}, {"name": "quadratic", "dim": 20}, graph, run=run_))
+    changes = seen.changes()
+    assert len(changes) >= 5
+    assert all(19 < time < 24 for name, (time,) in changes.items() if name != "node-3"), changes
