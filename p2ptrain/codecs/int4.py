@@ -11,95 +11,42 @@ The scale is a bfloat16 where others take a float16: updates of 1e-6 would other
 codes are computed from the rounded scale, so that little is lost.
 """
 
-from math import inf
+from typing import Any
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from p2ptrain.codecs import Codec, Packet, check_mix, check_sizes, register
-from p2ptrain.codecs._blocks import TINY, absmax_of, check_scales, map_rows, num_blocks
-from p2ptrain.codecs._buffers import (
-    INFINITY,
-    Array,
-    Buffer,
-    all_finite,
-    array,
-    check_encodable,
-    check_length,
-    float32,
-    view,
-)
-from p2ptrain.codecs._kernels import compiled
+from p2ptrain.codecs import register
+from p2ptrain.codecs._blocks import TINY, Blockwise, absmax_of, check_scales, map_rows, num_blocks
+from p2ptrain.codecs._buffers import Array, Buffer, array, view
 
 SCALE_LIMIT = 2.0**125
 
 
 @register("int4")
-class Int4(Codec):
+class Int4(Blockwise):
     """4.25 bits per element; squared error 1.2e-2 of the squared norm on Gaussian values, 2.0e-2 on Laplace."""
 
-    granularity = 4096
+    family = "int4"
 
     block: int = Field(64, ge=8, le=65536, multiple_of=2)
     """Elements that share a scale: smaller is more exact, 16 / block bits per element more."""
 
-    def encode(
-        self, vector: Tensor, *, seed: int = 0, memory: Tensor | None = None, like: Packet | None = None
-    ) -> Packet:
-        vector = float32(vector)
-        payload = np.empty(self.max_nbytes(vector.numel()), np.uint8)
-        scales, codes = self._split(payload.data, vector.numel())
-        kernels = compiled("int4", vector.numel(), vector)
-        if kernels is None:
-            check_encodable(all_finite(vector))
-            self._encode_in_torch(vector, scales, codes)
-        else:
-            check_encodable(kernels.encode(array(vector), self.block, scales, codes) < INFINITY)
-        return Packet(payload.data, vector.numel())
-
-    def decode(self, packet: Packet) -> Tensor:
-        scales, codes = self._parts(packet)
-        kernels = compiled("int4", packet.size)
-        if kernels is None:
-            return self._decode_in_torch(scales, codes, packet.size)
-        out = torch.empty(packet.size)
-        kernels.decode(scales, codes, self.block, array(out))
-        return out
-
-    def add(self, packet: Packet, out: Tensor, weight: float) -> None:
-        kernels = compiled("int4", packet.size, out)
-        if kernels is None:
-            return super().add(packet, out, weight)
-        check_sizes(out, packet)
-        kernels.add(array(out), *self._parts(packet), self.block, weight)
-
-    def mix(self, own: Tensor, sent: Packet, received: Packet, weight: float, out: Tensor) -> None:
-        kernels = compiled("int4", sent.size, own, out)
-        if kernels is None:
-            return super().mix(own, sent, received, weight, out)
-        check_mix(own, sent, received, out)
-        kernels.mix(array(own), *self._parts(sent), *self._parts(received), self.block, weight, array(out))
-
     def max_nbytes(self, size: int) -> int:
         return 2 * num_blocks(size, self.block) + (size + 1) // 2
-
-    def warm(self, size: float = inf) -> None:
-        compiled("int4", size)
-
-    def _parts(self, packet: Packet) -> tuple[Array, Array]:
-        """Scales and codes of a packet, checked."""
-        check_length(packet, self.max_nbytes(packet.size))
-        scales, codes = self._split(packet.payload, packet.size)
-        check_scales(array(_to_float(scales)), SCALE_LIMIT)
-        return scales, codes
 
     def _split(self, payload: Buffer, size: int) -> tuple[Array, Array]:
         blocks = num_blocks(size, self.block)
         return view(payload, "<i2", blocks), view(payload, "u1", (size + 1) // 2, 2 * blocks)
 
-    def _encode_in_torch(self, vector: Tensor, scales: Array, codes: Array) -> None:
+    def _check_scales(self, scales: Array) -> None:
+        check_scales(array(_to_float(scales)), SCALE_LIMIT)
+
+    def _encode_compiled(self, kernels: Any, vector: Tensor, seed: int, scales: Array, codes: Array) -> int:
+        return kernels.encode(array(vector), self.block, scales, codes)
+
+    def _encode_in_torch(self, vector: Tensor, seed: int, scales: Array, codes: Array) -> None:
         made = map_rows(_quantise, self.block, vector)
         scales[:], codes[:] = array(made[0].view(torch.int16).cpu()), array(made[1].cpu())
 
