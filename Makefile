@@ -3,13 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install install-dev swarm test check tests test-topologies test-repeats test-finetune test-docker docker-tests \
+.PHONY: help install install-dev swarm test check tests test-topologies test-docker-topologies test-repeats test-finetune test-docker docker-tests \
 	docker-image again secrets bench protos clean
 
 help:
 	@echo "make swarm            four unequal nodes train a small language model, in about two minutes"
 	@echo "make test             lint, types, imports, tests"
-	@echo "make test-topologies  every file in topologies/ as real processes, in under half an hour"
+	@echo "make test-topologies  every file in topologies/ as real processes, two at a time"
 	@echo "make test-repeats     the tests of whole swarms twenty times, until one fails (TIMES=20)"
 	@echo "make test-finetune    fine-tuning of Hugging Face models, with 180 MB of the extra finetune, in seconds"
 	@echo "make test-docker      the same nodes in containers; makes a Docker engine where there is none"
@@ -65,7 +65,10 @@ test-repeats: install-dev
 	for round in $$(seq $(TIMES)); do echo "round $$round of $(TIMES)" && $(TEST_SWARMS) || exit 1; done
 
 test-topologies: install-dev
-	$(BIN)/python -m pytest -q tests/processes
+	$(BIN)/python -m pytest -q -n 2 --maxschedchunk=1 tests/real -k process
+
+test-docker-topologies: install-dev docker/wheels/made
+	docker/engine.sh sh -c '$(MAKE) --no-print-directory docker-image && $(BIN)/python -m pytest -q tests/real -k docker'
 
 test-finetune: .venv/installed-finetune
 	$(BIN)/python -m pytest -q tests/finetune
