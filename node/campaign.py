@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from p2ptrain.errors import ConfigError
 from p2ptrain.simulation.campaign import Mode, Outcome, draw, judge, keep, shrink
 from p2ptrain.topology import Topology
 
@@ -41,8 +42,12 @@ def run(topology: Topology, file: Path, seeds: range, mode: Mode, jobs: int, con
 
 
 def replay(topology: Topology, seed: int, mode: Mode, kept: list[int] | None, calm: bool, console: Console) -> int:
-    """One seed again, with these of its faults, step by step on the screen."""
+    """One seed again, with these of its faults, step by step on the screen. Raises `ConfigError` for one that it has
+    not."""
     trial = draw(topology, seed, mode)
+    num = len(trial.topology.faults)
+    if unknown := [index for index in kept or [] if index >= num]:
+        raise ConfigError(f"--keep {unknown[0]}: there is no such fault, seed {seed} has {num} of them, from 0 on")
     if kept is not None:
         trial = keep(trial, kept)
     trial = replace(trial, interference=trial.interference and not calm)

@@ -36,6 +36,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+def _examples(command: str, *usages: tuple[str, str]) -> str:
+    """Each with what it is for."""
+    width = max(len(usage) for usage, _ in usages)
+    lines = (f"  p2ptrain {command} {usage:{width}}   {purpose}".rstrip() for usage, purpose in usages)
+    return "\n".join(["[bold]Examples[/bold]", "", *lines])
+
+
 Settings = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the file, e.g. run.steps=100.")
 ]
@@ -92,7 +100,15 @@ def _options(
     pass
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "up",
+        ("topologies/quickstart.yaml", "as processes here"),
+        ("topologies/digits.yaml --set run.codec=topk", "with another setting"),
+        ("topologies/churn.yaml --runtime sim", "in virtual time"),
+        ("topologies/wan3.yaml --runtime docker", "in containers"),
+    )
+)
 def up(
     file: Annotated[Path, typer.Argument(help="A topology file (YAML).")],
     runtime: Annotated[
@@ -127,7 +143,14 @@ def up(
     raise typer.Exit(code)
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "sim",
+        ("topologies/campaign.yaml --seeds 50", "faults that end"),
+        ("topologies/campaign.yaml --mode liveness", "some do not"),
+        ("topologies/campaign.yaml --seed 7 --keep 0,3", "a failure again"),
+    )
+)
 def sim(
     file: Annotated[Path, typer.Argument(help="A topology file (YAML).")],
     seeds: Annotated[int, typer.Option(min=1, help="How many random schedules of faults to try.")] = 100,
@@ -155,12 +178,18 @@ def sim(
         if seed is None:
             code = campaign.run(topology, file, range(first, first + seeds), mode, jobs, console)  # type: ignore[arg-type]
         else:
-            kept = None if keep is None else [int(index) for index in keep.split(",") if index.isdecimal()]
-            code = campaign.replay(topology, seed, mode, kept, calm, console)  # type: ignore[arg-type]
+            code = campaign.replay(topology, seed, mode, _indices(keep), calm, console)  # type: ignore[arg-type]
     raise typer.Exit(code)
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "node",
+        ("--config node.yaml", "all from a file"),
+        ("--task digits --listen 0.0.0.0:7000", "a new swarm"),
+        ("--task ./my_task.py --bootstrap host:7000", "one more in it"),
+    )
+)
 def node(
     config: Annotated[Path | None, typer.Option(help="A node file (YAML).")] = None,
     task: Annotated[str | None, typer.Option(help="What to learn: a task's name or a Python file.")] = None,
@@ -198,7 +227,13 @@ def node(
     raise typer.Exit(code)
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "join",
+        ("p2ptrain://... --task charlm", "without a file"),
+        ("p2ptrain://... --config run.yaml --device cuda", "with one"),
+    )
+)
 def join(
     invite: Annotated[str, typer.Argument(help="What `p2ptrain invite` printed.")],
     config: Annotated[Path | None, typer.Option(help="The topology or node file of the run.")] = None,
@@ -224,7 +259,13 @@ def join(
     raise typer.Exit(code)
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "invite",
+        ("runs/digits-20260101-120000/node-0", "to its swarm"),
+        ("node.yaml --address alice.example:7000", "where others reach it"),
+    )
+)
 def invite(
     path: Annotated[Path, typer.Argument(help="A node file, or the folder of a run.")],
     address: Annotated[list[str], typer.Option(help="host:port to put in, instead of the file's.")] = [],  # noqa: B006
@@ -236,7 +277,13 @@ def invite(
         print(single.invite(path, address))
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "top",
+        ("mqtt://alice@broker.example", "who publishes there"),
+        ("mqtts://alice@broker.example --run digits", "one of them"),
+    )
+)
 def top(
     broker: Annotated[str, typer.Argument(help="mqtt://user:password@host:port, or mqtts.")],
     run: Annotated[str | None, typer.Option(help="Only the swarm of this name.")] = None,
@@ -248,7 +295,14 @@ def top(
         asyncio.run(watcher.top(broker, run))
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "check",
+        ("topologies/wan3.yaml", "what the file means"),
+        ("my.yaml --set run.codec=topk --print", "all settings"),
+        ("--schema > topology.schema.json", "for editors"),
+    )
+)
 def check(
     file: Annotated[Path | None, typer.Argument(help="A topology file (YAML).")] = None,
     settings: Settings = [],  # noqa: B006
@@ -278,7 +332,14 @@ def check(
             print(explain.topology(topology))
 
 
-@app.command("list")
+@app.command(
+    "list",
+    epilog=_examples(
+        "list",
+        ("codecs", "what a codec may be"),
+        ("rules --json", "for programs"),
+    ),
+)
 def list_(
     kind: Annotated[str, typer.Argument(help="codecs, rules, attacks, strategies, tasks, graphs or devices.")],
     json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
@@ -290,7 +351,12 @@ def list_(
         print(listing.listing(kind, json))
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "report",
+        ("runs/digits-20260101-120000 --open", "look at it at once"),
+    )
+)
 def report(
     file: Annotated[Path, typer.Argument(help="events.jsonl of a run, or its folder.")],
     show: Annotated[bool, typer.Option("--open/--no-open", help="Open it in a browser.")] = False,
@@ -306,6 +372,14 @@ def report(
         import webbrowser
 
         webbrowser.open(target.absolute().as_uri())
+
+
+def _indices(keep: str | None) -> list[int] | None:
+    if keep is None or keep == "none":
+        return None if keep is None else []
+    if not all(index.isdecimal() for index in keep.split(",")):
+        raise ConfigError(f"--keep {keep}: not numbers of faults with commas between them, nor none")
+    return [int(index) for index in keep.split(",")]
 
 
 def _overrides(settings: list[str]) -> dict[str, Any]:

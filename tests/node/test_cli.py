@@ -105,6 +105,20 @@ def test_a_folder_that_cannot_be_written(good: Path, tmp_path: Path) -> None:
     assert p2ptrain("up", good, "--out", tmp_path / "locked" / "run").exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--mode", "reckless"], "--mode reckless is unknown; there is safety and liveness"),
+        (["--seed", 3, "--keep", "0,x"], "--keep 0,x: not numbers of faults with commas between them, nor none"),
+        (["--seed", 3, "--keep", "99"], r"--keep 99: there is no such fault, seed 3 has \d of them, from 0 on"),
+    ],
+)
+def test_what_a_campaign_cannot_do(options: list[object], said: str) -> None:
+    result = p2ptrain("sim", TOPOLOGIES / "campaign.yaml", *options)
+    assert result.exit_code == 2
+    assert re.fullmatch(f"p2ptrain: {said}\n", result.stderr), result.stderr
+
+
 def test_a_folder_that_cannot_be_made(good: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     result = p2ptrain("up", good, "--out", tmp_path / "file" / "run")
@@ -278,6 +292,14 @@ def test_help_is_quick_and_has_examples() -> None:
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - start < 5
     assert "p2ptrain up topologies/quickstart.yaml" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["up", "sim", "node", "join", "invite", "top", "check", "list", "report"])
+def test_every_command_has_examples_that_fit_a_terminal(command: str) -> None:
+    said = p2ptrain(command, "--help").stdout
+    examples = [line for line in said[said.index("Examples") :].splitlines()[1:] if line.strip()]
+    assert examples
+    assert all(line.startswith(f" p2ptrain {command} ") for line in examples), said
 
 
 def test_version_and_usage() -> None:
