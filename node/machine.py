@@ -9,6 +9,7 @@ import signal
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from node import resolve
 from node.leash import Orders, die
 from p2ptrain.config import NodeConfig, NodeFile
 from p2ptrain.daemon import Daemon, Machine
@@ -65,10 +66,7 @@ async def set_up(file: NodeFile, sink: Sink, stack: AsyncExitStack, orders: Orde
     compute = ThreadCompute(config.speed, config.threads, config.step)
     stack.callback(compute.close)
     give_way(never_waits=config.speed == 1 and not config.step)
-    try:
-        config.home.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"node.home: {config.home}: {error.strerror}") from None
+    resolve.make_home(config)
     identity = Identity.load_or_create(config.home)
     credentials = Credentials(identity, config.key, file.name) if config.tls else None
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import yaml
 
-from p2ptrain.config import NodeFile
+from p2ptrain.config import NodeConfig, NodeFile
 from p2ptrain.errors import ConfigError, Misplaced
 from p2ptrain.telemetry.own_broker import OwnAddress
 from p2ptrain.topology import Topology
@@ -59,6 +59,14 @@ def prepare(out: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise ConfigError(f"--out {out}: {error.strerror}") from None
+
+
+def make_home(node: NodeConfig) -> None:
+    """Raises `ConfigError`."""
+    try:
+        node.home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"node.home: {node.home}: {error.strerror}") from None
 
 
 def node_files(topology: Topology, out: Path) -> dict[str, NodeFile]:

@@ -135,7 +135,7 @@ async def _run(file: NodeFile, epoch_unix_s: float, as_json: bool, orders: Order
     from node.shown import Shown  # brings rich, 4 MB that a node without a table can do without
     from node.up import ticking
 
-    file.node.home.mkdir(parents=True, exist_ok=True)
+    resolve.make_home(file.node)
     shown = Shown(file)
     log = sinks.to_file(file.node.home / f"events-{time.strftime('%Y%m%d-%H%M%S')}.jsonl")
     try:

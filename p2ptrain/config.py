@@ -74,6 +74,12 @@ def _address(text: str) -> str:
     return text
 
 
+def _listener(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    _address(f"{host}:1" if port == "0" else text)
+    return text
+
+
 class RunConfig(Strict):
     """What all nodes of a swarm must agree on. Everything has a default except `task`."""
 
@@ -109,9 +115,9 @@ class NodeConfig(Strict):
     name: str = Field("node", pattern=NAME)
     slot: int = Field(0, ge=0, lt=1 << 20)
     """Which shard of the data, and which vertex of the graph, is this node's."""
-    listen: str = "127.0.0.1:0"
+    listen: Annotated[str, AfterValidator(_listener)] = "127.0.0.1:0"
     """host:port of the gRPC server; port 0 takes a free one."""
-    announce: tuple[str, ...] = ()
+    announce: tuple[Annotated[str, AfterValidator(_address)], ...] = ()
     """host:port under which others reach this node; default: where it listens."""
     bootstrap: tuple[str, ...] = ()
     """Where to find the swarm: host:port of peers, or multiaddrs of DHT nodes, in any mix."""
@@ -123,7 +129,7 @@ class NodeConfig(Strict):
     tls: bool = True
     dht: bool = True
     """Run a DHT node; without one, peers are found through `bootstrap` and through each other."""
-    dht_listen: str = "127.0.0.1:0"
+    dht_listen: Annotated[str, AfterValidator(_listener)] = "127.0.0.1:0"
     home: Path = Path("p2ptrain-home")
     """Identity, checkpoints and scratch files."""
     device: str = "auto"

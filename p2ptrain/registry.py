@@ -25,6 +25,9 @@ from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
 from p2ptrain.errors import ConfigError, Misplaced
 
+PLAINLY = {"extra_forbidden": "there is no such key", "missing": "is missing"}
+"""What pydantic says in words of its own, by its name for the mistake."""
+
 
 class Component(BaseModel):
     """Base of everything that can be named in a configuration. Serialises with its name, so a dump can be read back."""
@@ -171,4 +174,4 @@ def reason_of(item: ErrorDetails) -> str:
     """What is wrong, and the value where it fits on the line."""
     got = "" if isinstance(item["input"], dict | list | BaseModel) else f" (got {item['input']!r})"
     hidden = re.sub(r"(://|['\"])(?!\w+://).*@", r"\1***@", got)  # a password
-    return item["msg"].removeprefix("Value error, ") + hidden
+    return PLAINLY.get(item["type"], item["msg"].removeprefix("Value error, ")) + hidden

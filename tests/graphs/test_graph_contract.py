@@ -119,11 +119,11 @@ def test_a_graph_is_its_own_configuration(graph: Graph) -> None:
     ("name", "options", "reason"),
     [
         ("wheel", {"n": 8}, "unknown graph 'wheel'; choose one of barbell"),
-        ("ring", {}, "n: Field required"),
+        ("ring", {}, "n: is missing"),
         ("ring", {"n": 1}, "n: .*greater than 1"),
         ("complete", {"n": MAX_VERTICES + 1}, f"n: .*less than or equal to {MAX_VERTICES}"),
-        ("ring", {"n": 8, "radius": 0.5}, "radius: Extra inputs"),
-        ("star", {"n": 8, "seed": 1}, "seed: Extra inputs"),
+        ("ring", {"n": 8, "radius": 0.5}, "radius: there is no such key"),
+        ("star", {"n": 8, "seed": 1}, "seed: there is no such key"),
         ("barbell", {"n": 3}, "n: .*greater than 3"),
         ("torus", {"n": 7}, "7 has no divisor.*use ring"),
         ("hypercube", {"n": 12}, "12 is not a power of two"),
@@ -166,7 +166,7 @@ def test_a_schedule_is_further_graphs_on_the_same_vertices() -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"kind": "star"}, r"schedule\.1\.at: Field required"),
+        ({"kind": "star"}, r"schedule\.1\.at: is missing"),
         ({"at": 0, "kind": "star"}, r"schedule\.1\.at: .*greater than 0"),
         ({"at": 1, "kind": "star"}, r"schedule\.1\.at: .*less than 1"),
         ({"at": 0.25, "kind": "star"}, r"schedule\.1\.at: 0\.25 is no later than 0\.25"),
@@ -176,7 +176,7 @@ def test_a_schedule_is_further_graphs_on_the_same_vertices() -> None:
         ({"at": 0.5, "kind": "wheel"}, r"schedule\.1: unknown graph 'wheel'"),
         ({"at": 0.5, "kind": "ring", "n": 5}, r"schedule\.1: 5 vertices, and the first graph has 4"),
         ({"at": 0.5, "kind": "edges", "edges": [[0, 1], [2, 3]]}, r"schedule\.1: .*the graph is not connected"),
-        ({"at": 0.5, "kind": "ring", "radius": 1}, r"schedule\.1: .*radius: Extra inputs"),
+        ({"at": 0.5, "kind": "ring", "radius": 1}, r"schedule\.1: .*radius: there is no such key"),
         ({"at": 0.5, "kind": "ring", "schedule": []}, r"schedule\.1: a graph of a schedule has none of its own"),
     ],
 )

@@ -48,7 +48,7 @@ def good(tmp_path: Path) -> Path:
     [
         ("task: digits", "task: [digits", r"bad.yaml:4: not YAML: .+"),
         (GOOD, "- 1\n", r"bad.yaml: expected keys and values such as .+"),
-        ("  steps: 10", "  stepz: 10", r"bad.yaml:4: run.stepz: Extra inputs are not permitted.*"),
+        ("  steps: 10", "  stepz: 10", r"bad.yaml:4: run.stepz: there is no such key.*"),
         ("  steps: 10", "  steps: -1", r"bad.yaml:4: run.steps: .*greater than 0 \(got -1\)"),
         ("  steps: 10", "  codec: zip", r"bad.yaml:4: run.codec: unknown codec 'zip'; choose one of .*int8.*"),
         (
@@ -282,6 +282,23 @@ def test_a_node_from_options_alone() -> None:
     result = p2ptrain("node", "--set", "run.task=chess")
     assert result.exit_code == 2
     assert result.stderr.startswith("p2ptrain: p2ptrain node: run.task: unknown task 'chess'")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--listen", "alice"], r"node.listen: expected host:port \(got 'alice'\)"),
+        (["--listen", "alice:99999"], r"node.listen: expected host:port .*"),
+        (["--announce", "alice:0"], r"node.announce.0: expected host:port .*"),
+        (["--bootstrap", "alice"], r"bootstrap: 'alice' is neither host:port nor a DHT address such as .*"),
+        (["--home", "/dev/null/home"], "node.home: /dev/null/home: Not a directory"),
+        (["--home", "/dev/null/home", "--json"], "node.home: /dev/null/home: Not a directory"),
+    ],
+)
+def test_a_node_that_cannot_be_starts_nothing(options: list[str], said: str, tmp_path: Path) -> None:
+    result = p2ptrain("node", "--task", "digits", "--home", tmp_path, "--set", "run.steps=1", *options)
+    assert result.exit_code == 2
+    assert re.fullmatch(rf"p2ptrain: p2ptrain node: {said}\n", result.stderr.splitlines(True)[-1]), result.stderr
 
 
 def test_help_is_quick_and_has_examples() -> None:

@@ -19,8 +19,7 @@ def topology() -> Topology:
     strategy = {"name": "spsa", "lr": 0.002, "exponent": -3, "audit_every": 32}
     run = {"task": "digits", "strategy": strategy, "steps": 300, "evaluate_every": 5}
     node = {"heartbeat": 2, "step": 0.1}
-    faults = [{"at": 8, "kill": VICTIM, "for": 4}]
-    body = {"name": "test", "run": run, "nodes": [{"count": 3}], "node": node, "faults": faults}
+    body = {"name": "test", "run": run, "nodes": [{"count": 3}], "node": node}
     return Topology.model_validate(body)
 
 
@@ -31,7 +30,8 @@ async def test_the_same_bits_with_other_threads_and_after_sigkill(tmp_path: Path
         for (name, file), threads in zip(swarm.files.items(), (1, 2, 3), strict=True)
     }
     async with swarm:
-        await swarm.until(lambda: swarm.events(VICTIM, Restarted), START_S)
+        await swarm.wait(lambda state: all(node.step >= 50 for node in state.nodes.values()), START_S)
+        await swarm.lose_and_regain(VICTIM)
         await swarm.until(lambda: all(swarm.events(name, Stopped) for name in swarm.files), START_S)
 
     ((restarted, _),) = swarm.events(VICTIM, Restarted)
@@ -50,10 +50,12 @@ async def test_who_reaches_only_a_broker_ends_with_the_same_bits(broker: RealBro
     nodes = [{"name": "near"}, {"name": "bridge", "carrier": "both"}, {"name": "far", "carrier": "mqtt"}]
     body = topology().model_dump(mode="json", exclude_unset=True)
     body["run"]["steps"] = 250  # whom only a broker knows is waited for only while it speaks
-    body |= {"nodes": nodes, "faults": [{"at": 5, "kill": "far", "for": 2}]}
+    body |= {"nodes": nodes}
     body["node"] |= {"mqtt": broker.url}
     swarm = Watched(Topology.model_validate(body), tmp_path, speed=1.0)
     async with swarm:
+        await swarm.wait(lambda state: all(node.step >= 50 for node in state.nodes.values()), START_S)
+        await swarm.lose_and_regain("far")
         await swarm.until(lambda: all(swarm.events(name, Stopped) for name in swarm.files), START_S)
 
     ends = {name: swarm.events(name, Stopped)[-1][1].digest for name in swarm.files}
@@ -71,8 +73,10 @@ async def test_a_node_can_be_the_broker_of_those_who_cannot_be_called(tmp_path: 
         {"name": "far", "carrier": "mqtt"},
     ]
     body = topology().model_dump(mode="json", exclude_unset=True)
-    body |= {"nodes": nodes, "faults": [{"at": 5, "kill": "hub", "for": 2}]}
+    body |= {"nodes": nodes}
     async with Watched(Topology.model_validate(body), tmp_path, speed=1.0) as swarm:
+        await swarm.wait(lambda state: all(node.step >= 50 for node in state.nodes.values()), START_S)
+        await swarm.lose_and_regain("hub")
         await swarm.until(lambda: all(swarm.events(name, Stopped) for name in swarm.files), START_S)
 
     ends = {name: swarm.events(name, Stopped)[-1][1].digest for name in swarm.files}

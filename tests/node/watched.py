@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from node import resolve
 from node.launcher import Swarm
-from p2ptrain.telemetry.events import Event, Noted, Stamped
+from p2ptrain.telemetry.events import Event, Noted, Stamped, Started
 from p2ptrain.telemetry.state import SwarmState
 from p2ptrain.topology import Topology
 
@@ -71,6 +71,20 @@ class Watched(Swarm):
             return all(node.peer and node.peers == ids - {node.peer} for node in nodes.values())
 
         await self.wait(is_whole, timeout_s)
+
+    async def lose_and_regain(self, name: str) -> None:
+        """SIGKILL. The others train on; then they stand still until it is up again: however long that takes on a busy
+        machine, their training is not over before."""
+        others = self.files.keys() - {name}
+        await self.kill(name)
+        await self.grow(others, START_S)
+        for other in others:
+            await self.pause(other)
+        killed = self.now
+        await self.start(name)
+        await self.until(lambda: self.events(name, Started, killed), START_S)
+        for other in others:
+            await self.resume(other)
 
     async def grow(self, names: Iterable[str], timeout_s: float, steps: int = 20) -> None:
         """Until each of these has taken that many more steps."""
