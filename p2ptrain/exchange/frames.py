@@ -1,6 +1,6 @@
 """The messages of a swap as bytes, wire-compatible with `protos/p2ptrain/v1/exchange.proto`.
 
-Small messages go through protobuf. A `Chunk` carries two mebibytes or so of payload and is framed by hand, so that the
+Small messages go through protobuf. A `Chunk` carries a mebibyte or so of payload and is framed by hand, so that the
 payload is copied once on the way out and not at all on the way in; padding lets it start where floats may.
 """
 

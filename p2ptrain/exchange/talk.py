@@ -17,8 +17,9 @@ from p2ptrain.telemetry.events import Event, Exchanged, Failed, Rejected
 from p2ptrain.training.replica import Shared
 from p2ptrain.wire.exchange_pb2 import Open, Refuse, SwapMessage
 
-CHUNK_BYTES = 2 << 20
-"""About so long is a frame: shorter ones cost more time each, longer ones more memory in transit."""
+CHUNK_BYTES = 1 << 20
+"""About so long is a frame. Shorter ones cost more time each; while gRPC copies longer ones, training waits for the
+interpreter."""
 MAX_CHUNK_SIZE = 1 << 21
 """Elements per chunk at most, however few bytes they make."""
 MAX_CHUNKS = 1 << 16
