@@ -104,8 +104,8 @@ def _threads(num_nodes: int) -> int | None:
 def _addresses(held: ExitStack, listen: str, num: int) -> list[str]:
     """Free host:port for each node: any for port 0, else consecutive ones. All are held until all are found."""
     host, _, port = listen.rpartition(":")
-    if not host or not port.isdecimal() or int(port) + num > 65536:
-        raise ConfigError(f"node.listen: expected host:port, got {listen!r}")
+    if int(port) + num > 65536:
+        raise ConfigError(f"node.listen: {listen}: there are not {num} ports from there on")
     found = []
     for index in range(num):
         wanted = int(port) + index if int(port) else 0

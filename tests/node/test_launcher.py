@@ -195,7 +195,7 @@ def test_everything_is_refused_before_anything_starts(tmp_path: Path) -> None:
     cases: list[tuple[Topology, str, str]] = [
         (topology("a", node={"slot": 3}), "new", "node.slot"),
         (topology("a", node={"device": "cuda:77"}), "new", "no device"),
-        (topology("a", node={"listen": "nowhere"}), "new", "node.listen"),
+        (topology("a", "b", node={"listen": "127.0.0.1:65535"}), "new", "node.listen"),
         (topology("a", node={"listen": "203.0.113.1:0"}), "new", "node.listen"),
         (
             topology("a").model_copy(update={"run": topology("a").run.model_copy(update={"strategy": _odd()})}),
