@@ -12,7 +12,7 @@ from pydantic_core import CoreSchema
 
 from p2ptrain.config import AGraph, AnAttack, NodeConfig, RunConfig, Strict, lacks_broker, lacks_graph
 from p2ptrain.errors import Misplaced
-from p2ptrain.registry import Like, explain
+from p2ptrain.registry import Like, place_of, reason_of
 from p2ptrain.swarm.records import NAME
 from p2ptrain.telemetry import own_broker
 from p2ptrain.telemetry.own_broker import OwnAddress
@@ -198,7 +198,8 @@ class Topology(Strict):
         try:
             NodeConfig.model_validate({"name": names[0], **self.node})
         except ValidationError as error:
-            yield ("node", *error.errors()[0]["loc"]), explain(error)
+            wrong = error.errors()[0]
+            yield ("node", *place_of(wrong)), reason_of(wrong)
         yield from self._without_a_broker()
         yield from self._contradictions_in_brokers()
         yield from self._too_many_liars()

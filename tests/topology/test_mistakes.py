@@ -124,6 +124,7 @@ def test_a_fault_that_cannot_be(tmp_path: Path, fault: str, expected: str) -> No
         ('">= 0.9"', "high", "11: expect.accuracy: write a comparison such as \">= 0.93\", not 'high'"),
         ("name: mine", "name: mine\nname: yours", "2: name: is given twice"),
         (", steps: 10", "", "2: run: give steps or seconds"),
+        ("graph:", "node: {listen: nowhere}\ngraph:", "3: node.listen: expected host:port (got 'nowhere')"),
         ("graph:", "node: {broker: '0.0.0.0:1883'}\ngraph:", "3: node.broker: is for one node only: write it into"),
         ("site: eu}", "site: eu, broker: 'h:1'}", "5: nodes.0.broker: is for one node only, and these are 2"),
         (
