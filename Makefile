@@ -3,8 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install install-dev swarm test check tests test-topologies test-docker-topologies test-repeats test-finetune test-docker docker-tests \
-	docker-image again secrets bench protos clean
+.PHONY: help install install-dev swarm test check tests test-topologies test-repeats test-finetune test-docker docker-tests \
+	test-docker-topologies docker-topologies docker-image again secrets bench protos clean
 
 help:
 	@echo "make swarm            four unequal nodes train a small language model, in about two minutes"
@@ -13,6 +13,7 @@ help:
 	@echo "make test-repeats     the tests of whole swarms twenty times, until one fails (TIMES=20)"
 	@echo "make test-finetune    fine-tuning of Hugging Face models, with 180 MB of the extra finetune, in seconds"
 	@echo "make test-docker      the same nodes in containers; makes a Docker engine where there is none"
+	@echo "make test-docker-topologies  every file in topologies/ in containers"
 	@echo "make docker-image     the image for docker compose and for --runtime docker"
 	@echo "make secrets          what docker compose up needs: a swarm key and a broker's password, in .env"
 	@echo "make install          a .venv with everything that a node needs"
@@ -51,7 +52,8 @@ check: install-dev
 # Swarms of real daemons wait more than they work: two at a time of their own kind, handed out one by one. What hangs on
 # deadlines of fractions of a second has the machine to itself.
 SWARMS := $(wildcard tests/node/test_swarm*.py) tests/node/test_agree.py
-TEST_SWARMS := $(BIN)/python -m pytest -q -n 2 --maxschedchunk=1 $(SWARMS)
+TWO_AT_A_TIME := $(BIN)/python -m pytest -q -n 2 --maxschedchunk=1
+TEST_SWARMS := $(TWO_AT_A_TIME) $(SWARMS)
 
 tests: install-dev
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal $(addprefix --ignore=,$(SWARMS) tests/network)
@@ -65,16 +67,19 @@ test-repeats: install-dev
 	for round in $$(seq $(TIMES)); do echo "round $$round of $(TIMES)" && $(TEST_SWARMS) || exit 1; done
 
 test-topologies: install-dev
-	$(BIN)/python -m pytest -q -n 2 --maxschedchunk=1 tests/real -k process
-
-test-docker-topologies: install-dev docker/wheels/made
-	docker/engine.sh sh -c '$(MAKE) --no-print-directory docker-image && $(BIN)/python -m pytest -q tests/real -k docker'
+	$(TWO_AT_A_TIME) tests/real -k process
 
 test-finetune: .venv/installed-finetune
 	$(BIN)/python -m pytest -q tests/finetune
 
 test-docker: install-dev docker/wheels/made
 	docker/engine.sh $(MAKE) --no-print-directory docker-image docker-tests
+
+test-docker-topologies: install-dev docker/wheels/made
+	docker/engine.sh $(MAKE) --no-print-directory docker-image docker-topologies
+
+docker-topologies:
+	$(BIN)/python -m pytest -q tests/real -k docker
 
 docker-tests:
 	$(BIN)/python -m pytest -q tests/docker

@@ -45,10 +45,10 @@ def replay(topology: Topology, seed: int, mode: Mode, kept: list[int] | None, ca
     """One seed again, with these of its faults, step by step on the screen. Raises `ConfigError` for one that it has
     not."""
     trial = draw(topology, seed, mode)
-    num = len(trial.topology.faults)
-    if unknown := [index for index in kept or [] if index >= num]:
-        raise ConfigError(f"--keep {unknown[0]}: there is no such fault, seed {seed} has {num} of them, from 0 on")
     if kept is not None:
+        num = len(trial.topology.faults)
+        if unknown := [index for index in kept if index >= num]:
+            raise ConfigError(f"--keep {unknown[0]}: there is no such fault, seed {seed} has {num} of them, from 0 on")
         trial = keep(trial, kept)
     trial = replace(trial, interference=trial.interference and not calm)
     for index, fault in enumerate(trial.topology.faults):

@@ -15,16 +15,27 @@ import typer
 from p2ptrain.errors import ConfigError
 
 USAGE, INTERRUPTED = 2, 130
-EPILOG = """[bold]Examples[/bold]
 
-  p2ptrain up topologies/quickstart.yaml          four nodes on this machine
-  p2ptrain check my.yaml --set run.codec=topk     what a file would do
-  p2ptrain node --task digits --home ~/p2ptrain   the first node of a swarm
-  p2ptrain join p2ptrain://...                    one more, from an invite
-  p2ptrain list codecs                            what there is to choose from
+
+def _examples(*usages: tuple[str, str]) -> str:
+    """What to type, and what for."""
+    width = max(len(usage) for usage, _ in usages)
+    return "\n".join(["[bold]Examples[/bold]", "", *(f"  p2ptrain {usage:{width}}   {what}" for usage, what in usages)])
+
+
+EPILOG = (
+    _examples(
+        ("up topologies/quickstart.yaml", "four nodes on this machine"),
+        ("check my.yaml --set run.codec=topk", "what a file would do"),
+        ("node --task digits --home ~/p2ptrain", "the first node of a swarm"),
+        ("join p2ptrain://...", "one more, from an invite"),
+        ("list codecs", "what there is to choose from"),
+    )
+    + """
 
 Exit codes: 0 all expectations met, 1 one failed, 2 wrong usage or
 configuration, 130 interrupted."""
+)
 
 app = typer.Typer(
     name="p2ptrain",
@@ -35,13 +46,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-def _examples(command: str, *usages: tuple[str, str]) -> str:
-    """Each with what it is for."""
-    width = max(len(usage) for usage, _ in usages)
-    lines = (f"  p2ptrain {command} {usage:{width}}   {purpose}".rstrip() for usage, purpose in usages)
-    return "\n".join(["[bold]Examples[/bold]", "", *lines])
 
 
 Settings = Annotated[
@@ -102,11 +106,10 @@ def _options(
 
 @app.command(
     epilog=_examples(
-        "up",
-        ("topologies/quickstart.yaml", "as processes here"),
-        ("topologies/digits.yaml --set run.codec=topk", "with another setting"),
-        ("topologies/churn.yaml --runtime sim", "in virtual time"),
-        ("topologies/wan3.yaml --runtime docker", "in containers"),
+        ("up topologies/quickstart.yaml", "as processes here"),
+        ("up topologies/digits.yaml --set run.codec=topk", "with another setting"),
+        ("up topologies/churn.yaml --runtime sim", "in virtual time"),
+        ("up topologies/wan3.yaml --runtime docker", "in containers"),
     )
 )
 def up(
@@ -145,10 +148,9 @@ def up(
 
 @app.command(
     epilog=_examples(
-        "sim",
-        ("topologies/campaign.yaml --seeds 50", "faults that end"),
-        ("topologies/campaign.yaml --mode liveness", "some do not"),
-        ("topologies/campaign.yaml --seed 7 --keep 0,3", "a failure again"),
+        ("sim topologies/campaign.yaml --seeds 50", "faults that end"),
+        ("sim topologies/campaign.yaml --mode liveness", "some do not"),
+        ("sim topologies/campaign.yaml --seed 7 --keep 0,3", "a failure again"),
     )
 )
 def sim(
@@ -184,10 +186,9 @@ def sim(
 
 @app.command(
     epilog=_examples(
-        "node",
-        ("--config node.yaml", "all from a file"),
-        ("--task digits --listen 0.0.0.0:7000", "a new swarm"),
-        ("--task ./my_task.py --bootstrap host:7000", "one more in it"),
+        ("node --config node.yaml", "all from a file"),
+        ("node --task digits --listen 0.0.0.0:7000", "a new swarm"),
+        ("node --task ./my_task.py --bootstrap host:7000", "one more in it"),
     )
 )
 def node(
@@ -229,9 +230,8 @@ def node(
 
 @app.command(
     epilog=_examples(
-        "join",
-        ("p2ptrain://... --task charlm", "without a file"),
-        ("p2ptrain://... --config run.yaml --device cuda", "with one"),
+        ("join p2ptrain://... --task charlm", "without a file"),
+        ("join p2ptrain://... --config run.yaml --device cuda", "with one"),
     )
 )
 def join(
@@ -261,9 +261,8 @@ def join(
 
 @app.command(
     epilog=_examples(
-        "invite",
-        ("runs/digits-20260101-120000/node-0", "to its swarm"),
-        ("node.yaml --address alice.example:7000", "where others reach it"),
+        ("invite runs/digits-20260101-120000/node-0", "to its swarm"),
+        ("invite node.yaml --address alice.example:7000", "where others reach it"),
     )
 )
 def invite(
@@ -279,9 +278,8 @@ def invite(
 
 @app.command(
     epilog=_examples(
-        "top",
-        ("mqtt://alice@broker.example", "who publishes there"),
-        ("mqtts://alice@broker.example --run digits", "one of them"),
+        ("top mqtt://alice@broker.example", "who publishes there"),
+        ("top mqtts://alice@broker.example --run digits", "one of them"),
     )
 )
 def top(
@@ -297,10 +295,9 @@ def top(
 
 @app.command(
     epilog=_examples(
-        "check",
-        ("topologies/wan3.yaml", "what the file means"),
-        ("my.yaml --set run.codec=topk --print", "all settings"),
-        ("--schema > topology.schema.json", "for editors"),
+        ("check topologies/wan3.yaml", "what the file means"),
+        ("check my.yaml --set run.codec=topk --print", "all settings"),
+        ("check --schema > topology.schema.json", "for editors"),
     )
 )
 def check(
@@ -335,9 +332,8 @@ def check(
 @app.command(
     "list",
     epilog=_examples(
-        "list",
-        ("codecs", "what a codec may be"),
-        ("rules --json", "for programs"),
+        ("list codecs", "what a codec may be"),
+        ("list rules --json", "for programs"),
     ),
 )
 def list_(
@@ -353,8 +349,7 @@ def list_(
 
 @app.command(
     epilog=_examples(
-        "report",
-        ("runs/digits-20260101-120000 --open", "look at it at once"),
+        ("report runs/digits-20260101-120000 --open", "look at it at once"),
     )
 )
 def report(
@@ -375,11 +370,12 @@ def report(
 
 
 def _indices(keep: str | None) -> list[int] | None:
-    if keep is None or keep == "none":
-        return None if keep is None else []
-    if not all(index.isdecimal() for index in keep.split(",")):
+    if keep is None:
+        return None
+    indices = [] if keep == "none" else keep.split(",")
+    if not all(index.isdecimal() for index in indices):
         raise ConfigError(f"--keep {keep}: not numbers of faults with commas between them, nor none")
-    return [int(index) for index in keep.split(",")]
+    return [int(index) for index in indices]
 
 
 def _overrides(settings: list[str]) -> dict[str, Any]:

@@ -365,7 +365,7 @@ class Node:
         if self._plan is None or not self._plan.schedule:
             return
         said = sorted((member.epoch for member in self._adjacent(self._unshunned())), reverse=True)
-        told = said[getattr(self.run.aggregator, "f", 0) :][:1]
+        told = said[self.run.aggregator.borne or 0 :][:1]
         epoch = min(max(self.epoch, self._plan.epoch_at(self.progress), *told), len(self._plan.epochs) - 1)
         if epoch != self.epoch:
             self.epoch, self.graph = epoch, self._plan.epochs[epoch]

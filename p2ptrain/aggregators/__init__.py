@@ -77,6 +77,11 @@ class Aggregator(Component):
                 return _chunks.weighted_sum(matrix[0], own, received)
             return _chunks.mixed_columns(matrix, plan.columns, own, received)
 
+    @property
+    def borne(self) -> int | None:
+        """How many liars it is told to bear; None for a rule that has no such number."""
+        return getattr(self, "f", None)
+
     def check_enough(self, num_received: int) -> None:
         if num_received < self.min_received:
             raise TooFewError(self.name, num_received, self.min_received)

@@ -228,7 +228,7 @@ class Topology(Strict):
                 taken.add(own.address)
 
     def _too_many_liars(self) -> Iterator[tuple[Place, str]]:
-        borne = getattr(self.run.aggregator, "f", None)
+        borne = self.run.aggregator.borne
         liars = [group.attack is not None for _, group in self.members()]
         if all(liars):
             yield ("nodes",), "all nodes lie; leave at least one without an attack"

@@ -30,7 +30,6 @@ async def test_the_same_bits_with_other_threads_and_after_sigkill(tmp_path: Path
         for (name, file), threads in zip(swarm.files.items(), (1, 2, 3), strict=True)
     }
     async with swarm:
-        await swarm.wait(lambda state: all(node.step >= 50 for node in state.nodes.values()), START_S)
         await swarm.lose_and_regain(VICTIM)
         await swarm.until(lambda: all(swarm.events(name, Stopped) for name in swarm.files), START_S)
 
@@ -54,7 +53,6 @@ async def test_who_reaches_only_a_broker_ends_with_the_same_bits(broker: RealBro
     body["node"] |= {"mqtt": broker.url}
     swarm = Watched(Topology.model_validate(body), tmp_path, speed=1.0)
     async with swarm:
-        await swarm.wait(lambda state: all(node.step >= 50 for node in state.nodes.values()), START_S)
         await swarm.lose_and_regain("far")
         await swarm.until(lambda: all(swarm.events(name, Stopped) for name in swarm.files), START_S)
 
@@ -75,7 +73,6 @@ async def test_a_node_can_be_the_broker_of_those_who_cannot_be_called(tmp_path: 
     body = topology().model_dump(mode="json", exclude_unset=True)
     body |= {"nodes": nodes}
     async with Watched(Topology.model_validate(body), tmp_path, speed=1.0) as swarm:
-        await swarm.wait(lambda state: all(node.step >= 50 for node in state.nodes.values()), START_S)
         await swarm.lose_and_regain("hub")
         await swarm.until(lambda: all(swarm.events(name, Stopped) for name in swarm.files), START_S)
 

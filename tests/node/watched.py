@@ -73,9 +73,10 @@ class Watched(Swarm):
         await self.wait(is_whole, timeout_s)
 
     async def lose_and_regain(self, name: str) -> None:
-        """SIGKILL. The others train on; then they stand still until it is up again: however long that takes on a busy
-        machine, their training is not over before."""
+        """SIGKILL, once all have trained for a while. The others train on; then they stand still until it is up again:
+        however long that takes on a busy machine, their training is not over before."""
         others = self.files.keys() - {name}
+        await self.grow(self.files, START_S, 50)
         await self.kill(name)
         await self.grow(others, START_S)
         for other in others:
