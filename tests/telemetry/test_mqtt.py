@@ -24,6 +24,7 @@ from p2ptrain.telemetry.events import Stamped
 from p2ptrain.telemetry.mqtt import Publisher, Status
 from p2ptrain.telemetry.mqtt_broker import Broker
 from p2ptrain.telemetry.mqtt_reader import Reader
+from p2ptrain.telemetry.state import SwarmState
 from p2ptrain.topology import Topology
 
 PEER = "ab" * 16
@@ -432,13 +433,23 @@ async def test_a_broker_that_swallows_or_refuses_everything_costs_no_training_st
         async with swarm:
             await swarm.wait(lambda state: all(node.step for node in state.nodes.values()), START_S)
             before = {name: node.step for name, node in swarm.state.nodes.items()}
-            await swarm.wait(lambda state: state.nodes["node-0"].step >= before["node-0"] + 300, START_S)
+            # A silent broker is given up on after a while, in which a fast machine takes more steps than these.
+            await swarm.wait(
+                lambda state: (
+                    state.nodes["node-0"].step >= before["node-0"] + 300
+                    and warned(state) >= brokers.keys() - {"node-0"}
+                ),
+                START_S,
+            )
             taken = {name: node.step - before[name] for name, node in swarm.state.nodes.items()}
-            warned = {note.node for note in swarm.state.notes if "mqtt://" in note.message and note.level == "warning"}
+            assert warned(swarm.state) == brokers.keys() - {"node-0"}
     print(f"steps taken meanwhile: {taken}")
-    assert warned == {"node-1", "node-2", "node-3"}
     for name, num in taken.items():
         assert 0.5 < num / taken["node-0"] < 2, f"{name}: {taken}"
+
+
+def warned(state: SwarmState) -> set[str]:
+    return {note.node for note in state.notes if "mqtt://" in note.message and note.level == "warning"}
 
 
 def topology(count: int, **node: object) -> Topology:
