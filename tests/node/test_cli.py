@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -301,13 +300,11 @@ def test_a_node_that_cannot_be_starts_nothing(options: list[str], said: str, tmp
     assert re.fullmatch(rf"p2ptrain: p2ptrain node: {said}\n", result.stderr.splitlines(True)[-1]), result.stderr
 
 
-def test_help_is_quick_and_has_examples() -> None:
+def test_help_has_examples_and_loads_nothing_slow() -> None:
     code = "import sys, atexit; from node.cli import main; sys.argv[1:] = ['--help']; main()"
     probe = "import sys; sys.modules['torch'] = sys.modules['hivemind'] = sys.modules['pydantic'] = None; "
-    start = time.monotonic()
     done = subprocess.run([sys.executable, "-c", probe + code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - start < 5
     assert "p2ptrain up topologies/quickstart.yaml" in done.stdout
 
 

@@ -55,16 +55,14 @@ async def test_times_count_from_when_all_train(tmp_path: Path) -> None:
         state = await swarm.finish()
     begun = state.nodes["slow"].training_since
     assert begun
-    assert begun > 1
-    assert begun + 0.5 <= state.faults[0].time < begun + 1
+    assert state.faults[0].time >= begun + 0.5
 
 
 async def test_they_count_from_the_start_when_something_is_due_then(tmp_path: Path) -> None:
     faults = [{"at": 0, "skew": "a", "by": 5}, {"at": 0.5, "skew": "a", "by": 6}]
     async with Swarm(topology("a", "slow", steps=200, faults=faults), tmp_path) as swarm:
         state = await swarm.finish()
-    assert 0.5 <= state.faults[1].time < 1
-    assert (state.nodes["slow"].training_since or 0) > 1
+    assert 0.5 <= state.faults[1].time < (state.nodes["slow"].training_since or 0)
 
 
 async def test_a_run_does_not_end_while_everybody_is_down_but_to_come_back(tmp_path: Path) -> None:
