@@ -97,6 +97,11 @@ class Channel(Protocol):
     """Where all hear what anyone says. Messages get lost, come twice, late, and from anybody: they must prove
     themselves. Who it is that says something is not known here."""
 
+    @property
+    def is_up(self) -> bool:
+        """False while the connection is known to be lost, and nobody can be heard."""
+        ...
+
     async def say(self, message: Bytes, to: PeerId | None = None) -> None:
         """To one, or to all others. Returns when it is on its way, or lost."""
         ...

@@ -34,6 +34,10 @@ class MqttChannel:
         self._client: Client | None = None
         self._connected = asyncio.Event()
 
+    @property
+    def is_up(self) -> bool:
+        return self._client is not None
+
     async def say(self, message: Bytes, to: PeerId | None = None) -> None:
         await within(CONNECTED_S, self._connected.wait())
         if self._client is not None:

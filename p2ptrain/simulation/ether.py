@@ -17,6 +17,7 @@ class Ether:
 
     def __init__(self, rng: random.Random, link: Link) -> None:
         self.rng, self.link = rng, link
+        self.is_up = True
         self.num_said = 0
         self._loop = asyncio.get_running_loop()
         self._context = copy_context()  # what is under way belongs to no node
@@ -35,7 +36,7 @@ class Ether:
         """In order, but for what the link does to messages."""
         self.num_said += 1
         for peer in [to] if to is not None else list(self._ears):
-            if peer == speaker or self._chance(self.link.drop):
+            if not self.is_up or peer == speaker or self._chance(self.link.drop):
                 continue
             for _ in range(1 + self._chance(self.link.duplicate)):
                 self._loop.call_at(self._arrival(speaker, peer), self._land, peer, message, to, context=self._context)
@@ -61,6 +62,10 @@ class SimulatedChannel:
     def __init__(self, ether: Ether, me: PeerId) -> None:
         self._ether, self._me = ether, me
         self._heard: asyncio.Queue[tuple[bytes, bool]] = asyncio.Queue(UNHEARD_MAX)
+
+    @property
+    def is_up(self) -> bool:
+        return self._ether.is_up
 
     async def say(self, message: Bytes, to: PeerId | None = None) -> None:
         self._ether.carry(self._me, bytes(message), to)

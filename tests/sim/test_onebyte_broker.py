@@ -10,7 +10,7 @@ from test_onebyte_horizon import equal, live
 from p2ptrain.simulation.world import World
 from p2ptrain.strategies.spsa.broker.air import Air
 from p2ptrain.strategies.spsa.ledger.batch import Run
-from p2ptrain.telemetry.events import Fetched, Flooded, Joined, Noted, Rejected, Stamped
+from p2ptrain.telemetry.events import Fetched, Flooded, Joined, Noted, Rejected, Stamped, Stopped
 from p2ptrain.topology import Topology
 from p2ptrain.topology.links import Link
 from p2ptrain.wire.onebyte_pb2 import Aired
@@ -65,6 +65,32 @@ def test_who_only_has_a_broker_joins_late_with_a_snapshot_and_is_killed_and_come
     fetched = [stamped.event for stamped in log if stamped.node == "late" and isinstance(stamped.event, Fetched)]
     assert fetched[-1].donors >= 1
     assert not of(log, Joined)
+
+
+@pytest.mark.parametrize("carrier", ["mqtt", "both"])
+def test_who_finishes_while_the_broker_is_away_waits_for_it_and_ends_like_all(carrier: str) -> None:
+    """Twenty seconds are more than those after which the silent count as gone."""
+
+    async def away(world: World) -> None:
+        world.ether.is_up = False
+        await asyncio.sleep(20.0)
+        world.ether.is_up = True
+
+    groups = [{"count": 2}, {"name": "bridge", "carrier": "both"}, {"name": "far", "count": 2, "carrier": "mqtt"}]
+    log = live(file(*groups) if carrier == "both" else file({"count": 5, "carrier": "mqtt"}), 5.0, away)
+    assert equal(log, 5)
+    assert not [event for event in of(log, Noted) if "without all others" in event.message]
+
+
+def test_who_has_lost_the_broker_for_good_leaves_with_a_warning() -> None:
+    async def away(world: World) -> None:
+        world.ether.is_up = False
+
+    log = live(file({"count": 2, "carrier": "mqtt"}), 5.0, away)
+    stopped = [stamped.time for stamped in log if isinstance(stamped.event, Stopped)]
+    assert len(stopped) == 2
+    assert 120 < min(stopped) <= max(stopped) < 160
+    assert len([event for event in of(log, Noted) if "counts as gone" in event.message]) == 2
 
 
 def test_what_is_said_to_all_is_said_once_however_many_bridge() -> None:

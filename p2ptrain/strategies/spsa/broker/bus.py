@@ -32,6 +32,7 @@ TALKS_MAX = 8
 TALKED_S = 8.0
 """At least so long do two talk alone, and until they have the same."""
 AGAIN_S = 3.0
+LOOKED_S = 0.5
 SILENT_S = 12.0
 """Who has said nothing for so long is not there."""
 WAITING_MAX, POSTED_MAX, UNHEARD_MAX = 1 << 16, 256, 64
@@ -93,6 +94,7 @@ class Bus:
             group.create_task(self._air.channel.run())
             group.create_task(self._tell())
             group.create_task(self._hear(group))
+            group.create_task(self._excuse())
             while True:
                 for speaker in self.speakers():
                     if not speaker.equal and self._may_talk(speaker.peer):
@@ -193,6 +195,17 @@ class Bus:
             is_over = link.equal and not link.waiting and self._flood.caught_up and now() - started > TALKED_S
             if (opened and is_over) or now() - link.spoke > SILENT_S:
                 raise PeerError("closed", "there is nothing more to say")
+
+    async def _excuse(self) -> None:
+        """While the broker is away, who says nothing there is not gone for that."""
+        presence, channel = self._flood.presence, self._air.channel
+        while True:
+            looked, was_up = now(), channel.is_up
+            await asyncio.sleep(LOOKED_S)
+            if was_up:
+                presence.hears_again()
+            else:
+                presence.heard_nothing(now() - looked)
 
     def _shun(self, peer: PeerId) -> None:
         self._shunned = {other: until for other, until in self._shunned.items() if until > now()}
