@@ -63,7 +63,7 @@ class DhtDirectory:
         self._identity.parent.mkdir(parents=True, exist_ok=True)
         self._node = await DhtNode.start(self._listen, self._identity, self._gate)
         # others have this port in our record: after a restart it must be the same
-        self._listen = self._listen.removesuffix("/0") + "/" + self._node.addresses()[0].location.split("/")[-1]
+        self._listen = self._listen.rpartition("/")[0] + "/" + self._node.addresses()[0].location.split("/")[-1]
 
     async def run(self) -> None:
         """Until cancelled: dial whom we lack, and replace a `p2pd` that died or hangs."""

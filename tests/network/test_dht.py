@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from real_broker import free_port
 
 from p2ptrain.errors import ConfigError
 from p2ptrain.network.dht import DhtDirectory
@@ -128,11 +129,12 @@ async def test_nodes_find_each_other(tmp_path: Path, num_hosts: int) -> None:
 # hivemind leaves its connection to a p2pd that does not answer to the garbage collector
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("has_own_port", [False, True])
 async def test_a_dead_or_hanging_p2pd_is_replaced(
-    tmp_path: Path, how: signal.Signals, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, how: signal.Signals, has_own_port: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("p2ptrain.network.dht.CALL_S_MAX", 1.0)
-    first = Host(tmp_path)
+    first = Host(tmp_path, listen=f"127.0.0.1:{free_port() if has_own_port else 0}")
     async with running(first):
         second = Host(tmp_path, *first.directory.addresses())
         async with running(second):
