@@ -67,7 +67,7 @@ test-repeats: install-dev
 	for round in $$(seq $(TIMES)); do echo "round $$round of $(TIMES)" && $(TEST_SWARMS) || exit 1; done
 
 test-topologies: install-dev
-	$(TWO_AT_A_TIME) tests/real -k process
+	$(TWO_AT_A_TIME) tests/processes
 
 test-finetune: .venv/installed-finetune
 	$(BIN)/python -m pytest -q tests/finetune
@@ -79,10 +79,10 @@ test-docker-topologies: install-dev docker/wheels/made
 	docker/engine.sh $(MAKE) --no-print-directory docker-image docker-topologies
 
 docker-topologies:
-	$(BIN)/python -m pytest -q tests/real -k docker
+	$(BIN)/python -m pytest -q tests/docker/test_topologies.py
 
 docker-tests:
-	$(BIN)/python -m pytest -q tests/docker
+	$(BIN)/python -m pytest -q tests/docker -m "not long"
 
 # What a build leaves of the one before it goes.
 docker-image: docker/wheels/made

@@ -1,44 +1,26 @@
-"""Files of `topologies/` in containers, as they are and judged by what they expect: `up FILE --runtime docker`."""
+"""Every file in `topologies/` in containers: a few in `make test-docker`, all in `make test-docker-topologies`."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import left_over
+from topology_files import FILES, LIMIT_S, bring_up
 
-ROOT = Path(__file__).resolve().parents[2]
-FILES = {  # and what is different here, where a node takes ten seconds to come back when two cores start six
+FEW = ("quickstart", "partition-and-heal", "bootstrap-dies", "wan3", "byzantine")
+SETTINGS = {  # what is different here, where a node takes ten seconds to come back when two cores start six
     "quickstart": ["run.seconds=30"],
-    "partition-and-heal": [],
     "bootstrap-dies": ["run.seconds=45"],
-    "wan3": [],
-    "byzantine": [],
 }
 
 
-@pytest.mark.timeout(400)
-@pytest.mark.parametrize("name", FILES)
-def test_a_topology_meets_its_expectations(name: str, tmp_path: Path, figures: list[str]) -> None:
-    out = tmp_path / "out"
-    command = ["up", f"topologies/{name}.yaml", "--runtime", "docker", "--out", str(out)]
-    for setting in FILES[name]:
-        command += ["--set", setting]
-    done = subprocess.run(
-        [sys.executable, "-m", "node", *command], cwd=ROOT, capture_output=True, text=True, timeout=380, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    summary = json.loads((out / "summary.json").read_text())
+@pytest.mark.timeout(LIMIT_S + 60)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in FEW else pytest.mark.long) for name in FILES])
+def test_it_meets_its_expectations(name: str, tmp_path: Path, figures: list[str]) -> None:
+    summary = bring_up(name, "docker", tmp_path / "out", *SETTINGS.get(name, ()))
     figures += told(summary)
-    assert (summary["name"], summary["runtime"], summary["ok"]) == (name, "docker", True)
     assert all(node["exchanges"] > 5 and node["digest"] for node in summary["nodes"].values() if node["alive"])
     assert all(fault["detected"] or fault["recovered"] for fault in summary["faults"])
-    report = (out / "report.html").read_text()
-    assert all(
-        words in report for words in ("<svg", *summary["nodes"], *(fault["what"] for fault in summary["faults"]))
-    )
     assert left_over() == ""
 
 
