@@ -163,7 +163,8 @@ class Flood:
     async def _publish_for_ever(self) -> None:
         while True:
             await asyncio.sleep(self.batch_s * self.rng.uniform(0.9, 1.1))
-            self.replica.left = set(self.replica.book.heads) - self.presence.slots() - {self.replica.slot}
+            at_work = {self.replica.slot, *(self.presence.at_work() - self.finals.keys())}
+            self.replica.left = self.replica.book.heads.keys() - at_work
             await self.publish(hold=True)
 
     def _keep(self) -> None:

@@ -161,8 +161,8 @@ class Book:
         return self._order[low : bisect.bisect_left(self._order, -(-last // self.rule.span))]
 
     def frontier(self, without: Collection[int] = ()) -> int:
-        """The round that at least half of the peers have reached: one that rushes ahead takes nobody along. -1:
-        there is nobody."""
+        """The round that over half of the peers have reached: one that rushes ahead takes nobody along. -1: there is
+        nobody."""
         heads = [head for slot, head in self.heads.items() if slot not in without]
         return low_median(heads) if heads else -1
 

@@ -60,7 +60,7 @@ class Replica:
         self.evidence: dict[int, tuple[Batch, Batch]] = {}
         """Per slot that signed two bytes for one evaluation, two batches that show it."""
         self.left: set[int] = set()
-        """Slots of peers that are gone; for the caller to fill."""
+        """Slots of peers that are gone, or have finished; for the caller to fill."""
         self.round, self.sample = 0, 0
         self._credentials, self._disk = credentials, disk
         self._unsigned: list[Run] = []
@@ -90,8 +90,9 @@ class Replica:
         self.master.load(found.lattice(old.key, old.values.device), found.pages)
 
     def advance(self) -> None:
-        """Go on to the next round, or to the one after what half of the others have reached."""
-        self.round = 1 + max(self.book.heads.get(self.slot, -1), self.book.frontier(self.left))
+        """Go on to the next round, or to the one after what half of the others have reached: bytes of a span are said
+        in the scale that those before it give, which is another one once somebody has said more in those."""
+        self.round = 1 + max(self.book.heads.get(self.slot, -1), self.book.frontier({*self.left, self.slot}))
         self.sample = 0
 
     def evaluate(self, loss_at: Callable[[Tensor], float], out: Tensor) -> int:
