@@ -19,7 +19,7 @@ SETTINGS = {  # what is different here, where a node takes ten seconds to come b
 def test_it_meets_its_expectations(name: str, tmp_path: Path, figures: list[str]) -> None:
     summary = bring_up(name, "docker", tmp_path / "out", *SETTINGS.get(name, ()))
     figures += told(summary)
-    assert all(node["exchanges"] > 5 and node["digest"] for node in summary["nodes"].values() if node["alive"])
+    assert all(node["bytes_received"] > 1000 and node["digest"] for node in summary["nodes"].values() if node["alive"])
     assert all(fault["detected"] or fault["recovered"] for fault in summary["faults"])
     assert left_over() == ""
 
