@@ -3,12 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install install-dev swarm test check tests test-topologies test-repeats test-finetune test-docker docker-tests \
-	test-docker-topologies docker-topologies docker-image again secrets bench protos clean
+.PHONY: help install install-dev swarm test check tests test-faults test-topologies test-repeats test-finetune \
+	test-docker docker-tests test-docker-topologies docker-topologies docker-image again secrets bench protos clean
 
 help:
 	@echo "make swarm            four unequal nodes train a small language model, in about two minutes"
 	@echo "make test             lint, types, imports, tests"
+	@echo "make test-faults      files in topologies/ with faults as real processes: kills, pauses, cut and slow links"
 	@echo "make test-topologies  every file in topologies/ as real processes, two at a time"
 	@echo "make test-repeats     the tests of whole swarms twenty times, until one fails (TIMES=20)"
 	@echo "make test-finetune    fine-tuning of Hugging Face models, with 180 MB of the extra finetune, in seconds"
@@ -68,6 +69,10 @@ test-repeats: install-dev
 
 test-topologies: install-dev
 	$(TWO_AT_A_TIME) tests/processes
+
+# One at a time, so that a slow machine has a node up again while the others still train.
+test-faults: install-dev
+	$(BIN)/python -m pytest -q -m faults tests/processes
 
 test-finetune: .venv/installed-finetune
 	$(BIN)/python -m pytest -q tests/finetune

@@ -26,7 +26,7 @@ def _is_real(path: Path) -> bool:
     return bool(topology.expect)
 
 
-FILES = [path.stem for path in sorted((ROOT / "topologies").glob("*.yaml")) if _is_real(path)]
+FILES = {path.stem: load(path, Topology) for path in sorted((ROOT / "topologies").glob("*.yaml")) if _is_real(path)}
 
 
 def bring_up(name: str, runtime: str, out: Path, *settings: str) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def bring_up(name: str, runtime: str, out: Path, *settings: str) -> dict[str, An
     assert (summary["name"], summary["runtime"], summary["ok"]) == (name, runtime, True)
     assert summary["expect"]
     assert "dropped are the faults" not in done.stdout, "the training was over before all faults had come"
-    planned = {deed.fault for deed in load(ROOT / "topologies" / f"{name}.yaml", Topology).plan()}
+    planned = {deed.fault for deed in FILES[name].plan()}
     assert len(summary["faults"]) >= len(planned)
     report = (out / "report.html").read_text()
     shown = ["<svg", *summary["nodes"], *(fault["what"] for fault in summary["faults"])]

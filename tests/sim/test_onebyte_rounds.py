@@ -1,13 +1,16 @@
 """Which round a node works at: all bytes of a span have one scale, which those of the spans before decide. What a node
 says far from the others means something else once all that was said is known."""
 
-from test_onebyte import topology
+import pytest
+from test_onebyte import of, topology
 from test_onebyte_horizon import live, replica_of
 
 from p2ptrain.simulation.world import World
+from p2ptrain.telemetry.events import Evaluated
 from p2ptrain.topology import Topology
 
 SPAN = 4
+UNEQUAL = [{"name": "fast", "device": "h100"}, {"name": "slow", "count": 3, "device": "rtx4090"}]
 
 
 def rounds(file: Topology, at: float, *names: str) -> list[int]:
@@ -39,8 +42,23 @@ def test_of_two_the_slower_one_goes_on_where_the_faster_one_is() -> None:
     assert fast - slow < 2 * SPAN
 
 
-def test_one_that_rushes_ahead_takes_nobody_along() -> None:
-    nodes = [{"name": "fast", "device": "h100"}, {"name": "slow", "count": 3, "device": "rtx4090"}]
-    fast, slow = rounds(topology(nodes=nodes), 10.0, "fast", "slow-0")
+@pytest.mark.parametrize(("f", "is_followed"), [(None, False), (1, False), (0, True)])
+def test_as_many_as_the_strategy_says_rush_ahead_and_take_nobody_along(f: int | None, is_followed: bool) -> None:
+    fast, slow = rounds(topology(nodes=UNEQUAL, strategy={"f": f}), 10.0, "fast", "slow-0")
     assert fast > 40
-    assert slow < 20
+    assert (fast - slow < 2 * SPAN) == is_followed
+
+
+def test_unequal_machines_learn_sooner_when_all_go_on_where_the_fastest_is() -> None:
+    def learnt(f: int | None) -> float:
+        found = list[float]()
+
+        async def look(world: World) -> None:
+            daemon = world.nodes["fast"].daemon
+            assert daemon is not None
+            found.append(daemon.trainer.evaluate().loss)
+
+        log = live(topology(nodes=UNEQUAL, strategy={"f": f, "lr": 0.05}, steps=150), 28.0, look)
+        return of(log, Evaluated)[0].loss - found[0]
+
+    assert learnt(0) > 1.5 * learnt(None)

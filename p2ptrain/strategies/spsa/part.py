@@ -203,6 +203,7 @@ def take_part(node: "Node", strategy: "Spsa") -> Part:
     roster.admit(node.public_key)
     credentials = Credentials(slot_of(node.public_key), node.sign, node.verify)
     replica = Replica(rule, identity, Lattice.of(key, selection.pick(start)), node.home, credentials, roster)
+    replica.f = strategy.f
     try:
         notes = replica.restore()
     except CheckpointError as error:

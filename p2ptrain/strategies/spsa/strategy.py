@@ -31,6 +31,9 @@ class Spsa(Strategy):
     """How far to either side the loss is measured."""
     samples: int = Field(1, gt=0, le=16)
     """Evaluations that a node makes per round; each is a step."""
+    f: int | None = Field(None, ge=0)
+    """So many peers may rush ahead and take nobody along; None: nearly half of them. With 0 all go on where the fastest
+    is, which unequal machines that trust each other want."""
     span: int = Field(16, gt=0, le=1024)
     """Rounds that share a scale."""
     exponent: int = Field(-6, ge=-40, le=40)

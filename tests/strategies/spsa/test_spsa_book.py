@@ -117,7 +117,8 @@ def test_half_of_the_peers_make_the_frontier() -> None:
     book = book_of([byte(number, slot, 0, 1) for slot, number in enumerate((10, 20, 30, 4000))])
     assert book.frontier() == 20
     assert book.frontier(without={0, 1}) == 30
-    assert Book(RULE, b"").frontier() == -1
+    assert [book.frontier(f=f) for f in range(4)] == [4000, 30, 20, 20]
+    assert Book(RULE, b"").frontier() == Book(RULE, b"").frontier(f=1) == -1
 
 
 @settings(max_examples=30)

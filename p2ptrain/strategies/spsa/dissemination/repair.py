@@ -86,7 +86,7 @@ class Repair:
 
     async def _get_missing(self, link: Link, seal: Said.Seal) -> None:
         replica = self._flood.replica
-        reached, closed = replica.book.frontier(replica.left), replica.book.closed
+        reached, closed = replica.frontier(), replica.book.closed
         if seal.round > reached + BEHIND:
             link.post(Said(want=Said.Want(first=reached + 1, last=seal.round)))
             return

@@ -18,7 +18,7 @@ class Settled:
     def round(self) -> int:
         """Rounds before this were reached by most some seconds ago. To be asked now and then."""
         time = now()
-        frontier = max(0, self._replica.book.frontier(self._replica.left))
+        frontier = max(0, self._replica.frontier())
         if not self._frontiers or self._frontiers[-1][1] != frontier:
             self._frontiers.append((time, frontier))
         while len(self._frontiers) > 1 and self._frontiers[1][0] <= time - SETTLED_S:

@@ -160,11 +160,12 @@ class Book:
         low = bisect.bisect_left(self._order, first // self.rule.span)
         return self._order[low : bisect.bisect_left(self._order, -(-last // self.rule.span))]
 
-    def frontier(self, without: Collection[int] = ()) -> int:
-        """The round that over half of the peers have reached: one that rushes ahead takes nobody along. -1: there is
-        nobody."""
-        heads = [head for slot, head in self.heads.items() if slot not in without]
-        return low_median(heads) if heads else -1
+    def frontier(self, without: Collection[int] = (), f: int | None = None) -> int:
+        """The round that more than `f` of the peers have reached, or more than half if they are fewer than that, or
+        None is given: so many that rush ahead take nobody along. -1: there is nobody."""
+        heads = sorted((head for slot, head in self.heads.items() if slot not in without), reverse=True)
+        half = len(heads) // 2
+        return heads[half if f is None else min(f, half)] if heads else -1
 
     def entries(self, first: int, last: int) -> Iterator[tuple[Evaluation, int]]:
         """What counts in rounds [first, last)."""

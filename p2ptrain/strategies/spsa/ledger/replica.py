@@ -61,6 +61,8 @@ class Replica:
         """Per slot that signed two bytes for one evaluation, two batches that show it."""
         self.left: set[int] = set()
         """Slots of peers that are gone, or have finished; for the caller to fill."""
+        self.f: int | None = None
+        """So many peers may rush ahead and take nobody along; None: nearly half. For the caller to set."""
         self.round, self.sample = 0, 0
         self._credentials, self._disk = credentials, disk
         self._unsigned: list[Run] = []
@@ -90,10 +92,14 @@ class Replica:
         self.master.load(found.lattice(old.key, old.values.device), found.pages)
 
     def advance(self) -> None:
-        """Go on to the next round, or to the one after what half of the others have reached: bytes of a span are said
-        in the scale that those before it give, which is another one once somebody has said more in those."""
-        self.round = 1 + max(self.book.heads.get(self.slot, -1), self.book.frontier({*self.left, self.slot}))
+        """Go on to the next round, or to the one after the others' frontier: bytes of a span are said in the scale that
+        those before it give, which is another one once somebody has said more in those."""
+        self.round = 1 + max(self.book.heads.get(self.slot, -1), self.book.frontier({*self.left, self.slot}, self.f))
         self.sample = 0
+
+    def frontier(self) -> int:
+        """The round that the swarm has reached, this peer included."""
+        return self.book.frontier(self.left, self.f)
 
     def evaluate(self, loss_at: Callable[[Tensor], float], out: Tensor) -> int:
         """Measure the slope along the next noise of this round, and say it; the byte. `out`, (d,), is overwritten.
@@ -158,7 +164,7 @@ class Replica:
         Raises `PeerError` as `receive` does, and then nothing has changed."""
         theirs = [self._verified(bytes(record)) for record in records]
         for batch in theirs:
-            self.book.check(batch, max(self.round, self.book.frontier(self.left)), mending=True)
+            self.book.check(batch, max(self.round, self.frontier()), mending=True)
         said = {entry for batch in theirs for entry in batch.entries()}
         before = set(self.book.entries(first, last))
         self._forget(
@@ -209,7 +215,7 @@ class Replica:
         for slot, reason in self.refused:
             if reason == "flooding":
                 found.setdefault(slot, set()).add(reason)
-        last = self.book.frontier(self.left) // self.rule.span
+        last = self.frontier() // self.rule.span
         pages = [self.book.pages[span] for span in range(last - spans, last) if span in self.book.pages]
         if len(pages) == spans:
             for slot in set.intersection(*(set(page.loud()) for page in pages)):
@@ -238,7 +244,7 @@ class Replica:
             self._keep_cover(batch)
             return Put()
         try:
-            self.book.check(batch, max(self.round, self.book.frontier(self.left)), mending)
+            self.book.check(batch, max(self.round, self.frontier()), mending)
         except PeerError as error:
             self.refused[batch.slot, error.reason] += 1
             raise
