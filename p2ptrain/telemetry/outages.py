@@ -10,7 +10,7 @@ Links are changed (partition, cut, degrade, flap), or their connections break (r
 A clock is off (skew)
     neither
 
-All are seconds since the fault began.
+All are seconds since the fault began. Signed bytes that were heard (`Flooded`) are an exchange too.
 """
 
 from collections.abc import Mapping
@@ -74,7 +74,7 @@ class Gone(Outage):
             case Faulted(verb="resume", whom=whom) if self.verb == "pause":
                 names = self.away.intersection(whom.split())
                 return self._returned(names, {state.nodes[name].peer for name in names}, time)
-            case events.Exchanged() if time >= self.back.get(node, time + 1):
+            case events.Exchanged() | events.Flooded() if _heard_since(stamped) >= self.back.get(node, time + 1):
                 left = {name: since for name, since in self.back.items() if name != node}
                 recovered = None if left or self.away else time - self.at
                 return replace(self, back=left, recovered=recovered)
@@ -122,8 +122,8 @@ class Changed(Outage):
             case events.Died() | events.Stopped() if self.lost:
                 peer = state.nodes[node].peer
                 return self._healed(time, lost=frozenset(s for s in self.lost if s[0] != node and s[1] != peer))
-            case events.Exchanged(peer) if (node, peer) in self.across and self.over is not None and time >= self.over:
-                return self._healed(time, crossed=True)
+            case events.Exchanged(peer) | events.Flooded(peer) if (node, peer) in self.across and self.over is not None:
+                return self._healed(time, crossed=True) if _heard_since(stamped) >= self.over else self
         return self
 
     def _healed(self, time: float, **changes: object) -> Outage:
@@ -141,7 +141,16 @@ def apply(found: tuple[Outage, ...], state: "SwarmState", stamped: Stamped) -> t
     return found if begun is None or len(found) >= MAX_OUTAGES else (*found, begun)
 
 
-_TELLING = (Faulted, events.Left, events.Joined, events.Exchanged, events.Started, events.Died, events.Stopped)
+_TELLING = (
+    Faulted,
+    events.Left,
+    events.Joined,
+    events.Exchanged,
+    events.Flooded,
+    events.Started,
+    events.Died,
+    events.Stopped,
+)
 
 
 def _begin(found: tuple[Outage, ...], state: "SwarmState", time: float, event: Faulted) -> Outage | None:
@@ -163,6 +172,15 @@ def _begin(found: tuple[Outage, ...], state: "SwarmState", time: float, event: F
         case "skew" if all((outage.verb, outage.fault) != ("skew", event.fault) for outage in found):
             return Outage(*known)
     return None
+
+
+def _heard_since(stamped: Stamped) -> float:
+    """Since when what an exchange brought had been under way, at the earliest."""
+    match stamped.event:
+        case events.Flooded(bytes_received=received, seconds=seconds):
+            return stamped.time - seconds if received else float("-inf")
+        case _:
+            return stamped.time
 
 
 def _runs(state: "SwarmState", peer: str) -> bool:

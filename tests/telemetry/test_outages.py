@@ -27,6 +27,11 @@ def exchanged(time: float, name: str, other: str) -> Happened:
     return time, name, events.Exchanged(f"id-{other}", 1, 1, 0.1, 0.1, True)
 
 
+def flooded(time: float, name: str, other: str, heard: int = 100) -> Happened:
+    """In the two seconds before."""
+    return time, name, events.Flooded(f"id-{other}", 100, heard, 2.0)
+
+
 def fault(time: float, verb: str, *whom: str, index: int = 0) -> Happened:
     return time, "", events.Faulted(index, verb, f"{verb} {whom[0]}", " ".join(whom))
 
@@ -59,6 +64,13 @@ ALL_NOTICE = [left(12, "a", "d"), left(14, "c", "d"), left(13, "b", "d")]
 def test_a_kill_is_detected_by_the_last_and_recovered_by_the_first_exchange() -> None:
     back = [started(22, "d"), exchanged(23, "a", "b"), exchanged(25, "d", "a"), exchanged(27, "d", "b")]
     assert times(KILL, DEAD, *ALL_NOTICE, AGAIN, *back) == (4, 15)
+
+
+def test_bytes_that_were_heard_since_then_are_an_exchange() -> None:
+    back = [started(22, "d"), flooded(23, "d", "a", heard=0), flooded(24, "a", "b"), flooded(25, "d", "a")]
+    assert times(KILL, DEAD, *ALL_NOTICE, AGAIN, *back) == (4, 15)
+    cut = [fault(10, "shape", "a>b"), fault(20, "unshape", "a>b")]
+    assert times(*cut, flooded(21, "a", "b"), flooded(22, "a", "c"), flooded(23, "a", "b")) == (None, 13)
 
 
 def test_what_is_known_of_it() -> None:
