@@ -19,6 +19,8 @@ from p2ptrain.topology.links import Link, retransmission_s
 
 WINDOW = 16
 """Messages of one direction of a stream that may be under way before `send` waits."""
+SETUP_ROUND_TRIPS = 3.0
+"""What a new connection takes before its first message: TCP's greeting, TLS's, HTTP/2's. Measured with gRPC."""
 LAN = Link(latency=0.001, jitter=0.009)
 Way = tuple[PeerId, PeerId]
 
@@ -96,10 +98,17 @@ class Links:
     def link(self, way: Way) -> Link:
         return self._links.get(way, self.default)
 
-    def deliver(self, way: Way, num_bytes: int, arrive: Callable[[], None], not_before: float = 0.0) -> float:
-        """Have `arrive` called when so many bytes have come through, after `not_before`; returns when that will be,
-        as far as one can tell."""
-        when = max(not_before, self._arrival(way, num_bytes))
+    def setup_s(self, way: Way) -> float:
+        """How long a new connection takes to be there."""
+        there, back = self.link(way), self.link((way[1], way[0]))
+        return SETUP_ROUND_TRIPS * (there.latency + back.latency + (there.jitter + back.jitter) / 2)
+
+    def deliver(
+        self, way: Way, num_bytes: int, arrive: Callable[[], None], not_before: float = 0.0, wait_s: float = 0.0
+    ) -> float:
+        """Have `arrive` called when so many bytes, sent after `wait_s`, have come through, after `not_before`; returns
+        when that will be, as far as one can tell."""
+        when = max(not_before, wait_s + self._arrival(way, num_bytes))
         self._loop.call_at(when, self._land, way, arrive, context=self._context)
         return when
 
@@ -139,6 +148,8 @@ class Links:
     def _break(self, connections: list["_Connection"]) -> None:
         for connection in connections:
             self.disconnect(connection)
+            if caller := self._nodes.get(connection.ends[0]):
+                caller.hang_up(connection.ends[1])
             connection.cut()
 
 
@@ -247,9 +258,9 @@ class _SimulatedStream:
 class _Call(_Connection):
     """One unary call under way."""
 
-    def __init__(self, links: Links, ends: Way, method: str, request: bytes) -> None:
+    def __init__(self, links: Links, ends: Way, method: str, request: bytes, wait_s: float) -> None:
         super().__init__(links, ends)
-        self._method, self._request = method, request
+        self._method, self._request, self._wait_s = method, request, wait_s
         self._reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
     async def reply(self, timeout_s: float) -> bytes:
@@ -258,8 +269,9 @@ class _Call(_Connection):
         try:
             if links.chance(links.cut) or links.chance(links.link(way).corrupt):
                 raise PeerError("unreachable", "the connection broke")
-            for _ in range(2 if links.chance(links.link(way).duplicate) else 1):
-                self._pass(way, len(self._request), self._ask)
+            if self._wait_s < timeout_s:  # or it is given up before there is a connection
+                for _ in range(2 if links.chance(links.link(way).duplicate) else 1):
+                    self._pass(way, len(self._request), self._ask, self._wait_s)
             return await self._reply
         finally:
             deadline.cancel()
@@ -268,9 +280,9 @@ class _Call(_Connection):
     def cut(self) -> None:
         self._settle(PeerError("unreachable", "the connection broke"))
 
-    def _pass(self, way: Way, num_bytes: int, arrive: Callable[[], None]) -> None:
+    def _pass(self, way: Way, num_bytes: int, arrive: Callable[[], None], wait_s: float = 0.0) -> None:
         if not self.links.chance(self.links.link(way).drop):
-            self.links.deliver(way, num_bytes, arrive)
+            self.links.deliver(way, num_bytes, arrive, wait_s=wait_s)
 
     def _ask(self) -> None:
         try:
@@ -304,15 +316,24 @@ class SimulatedTransport:
         self.me = me
         self.contacts: dict[PeerId, Contact] = {}
         self._links, self._context = links, context
+        self._ready_at: dict[PeerId, float] = {}
+        """Whom there is a connection to, or will be then."""
         self._answers: dict[str, Answer] = {}
         self._handlers: dict[str, StreamHandler] = {}
         self._tasks: dict[asyncio.Task[Any], None] = {}
 
     def learn(self, peer: PeerId, contact: Contact) -> None:
-        self.contacts[peer] = contact
+        if self.contacts.get(peer) != contact:
+            self.hang_up(peer)
+            self.contacts[peer] = contact
 
     def forget(self, peer: PeerId) -> None:
         self.contacts.pop(peer, None)
+        self.hang_up(peer)
+
+    def hang_up(self, peer: PeerId) -> None:
+        """The next call to it needs a new connection."""
+        self._ready_at.pop(peer, None)
 
     def serve(self, method: str, handler: Answer) -> None:
         self._answers[method] = handler
@@ -330,13 +351,15 @@ class SimulatedTransport:
     async def call(self, peer: PeerId, method: str, request: bytes, timeout_s: float) -> bytes:
         if peer not in self.contacts:
             raise PeerError("unknown-peer", peer)
-        return await self._call(peer, method, request, timeout_s)
+        call = _Call(self._links, (self.me, peer), method, request, self._wait_s(peer))
+        return await call.reply(timeout_s)
 
     async def greet(self, address: str, method: str, request: bytes, timeout_s: float) -> bytes:
         peer = self._links.at(address)
         if peer is None:
             raise PeerError("unreachable", "connection refused")
-        return await self._call(peer, method, request, timeout_s)
+        way = (self.me, peer)
+        return await _Call(self._links, way, method, request, self._links.setup_s(way)).reply(timeout_s)
 
     @asynccontextmanager
     async def stream(self, peer: PeerId, method: str, timeout_s: float) -> AsyncIterator[Stream]:
@@ -353,7 +376,7 @@ class SimulatedTransport:
             else:
                 node.spawn(node.handle(method, _SimulatedStream(self.me, back, there)))
 
-        there._last_arrival = self._links.deliver((self.me, peer), 0, arrive)
+        there._last_arrival = self._links.deliver((self.me, peer), 0, arrive, wait_s=self._wait_s(peer))
         try:
             yield _SimulatedStream(peer, there, back)
         finally:
@@ -388,8 +411,12 @@ class SimulatedTransport:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _call(self, peer: PeerId, method: str, request: bytes, timeout_s: float) -> bytes:
-        return await _Call(self._links, (self.me, peer), method, request).reply(timeout_s)
+    def _wait_s(self, peer: PeerId) -> float:
+        """Until there is a connection to it, which is made if need be."""
+        now = asyncio.get_running_loop().time()
+        if peer not in self._ready_at:
+            self._ready_at[peer] = now + self._links.setup_s((self.me, peer))
+        return max(0.0, self._ready_at[peer] - now)
 
     async def answer(self, caller: PeerId, method: str, request: bytes) -> bytes:
         """Serve one unary call."""

@@ -25,6 +25,8 @@ from p2ptrain.waiting import News, now, within
 from p2ptrain.wire.membership_pb2 import PeersReply, PeersRequest, SignedRecord
 
 HEARTBEAT = "/p2ptrain.v1.Membership/Heartbeat"
+GREETING_S = 6.0
+"""Four round trips, as three go by before there is a connection, and it is made anew each time."""
 PEERS = "/p2ptrain.v1.Membership/Peers"
 
 CALLS_MAX = 64
@@ -140,7 +142,7 @@ class Membership:
 
     async def greet(self, address: str) -> PeerId:
         """Introduce this node to whoever listens there. What comes back makes a candidate, as from anybody."""
-        timeout_s, sent = max(self._heartbeat_s, 2.0), now()
+        timeout_s, sent = max(self._heartbeat_s, GREETING_S), now()
         reply = await self._transport.greet(address, HEARTBEAT, self._beats.say(self._view.digest), timeout_s)
         heard = self._beats.hear(address, reply, age_s=now() - sent)
         if heard.state != State.LEAVING:

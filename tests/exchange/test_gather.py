@@ -216,7 +216,7 @@ async def test_who_was_busy_with_the_last_offer_is_shown_the_new_one() -> None:
     one.offer(1.0, 0)
     other.offer(2.0, 0)
     call = asyncio.create_task(one.gatherer.share(other.id))
-    for _ in range(1000):
+    for _ in range(10_000):
         if other.gatherer.answers(one.id):
             break
         await asyncio.sleep(1e-5)

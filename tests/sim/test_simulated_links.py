@@ -40,13 +40,56 @@ def now() -> float:
 async def took(low: float, high: float) -> AsyncIterator[None]:
     before = now()
     yield
-    assert low <= now() - before <= high
+    assert low - 1e-9 <= now() - before <= high
 
 
-async def test_a_call_takes_the_latency_twice() -> None:
+async def test_a_call_takes_the_latency_twice_and_the_first_also_a_connection() -> None:
+    links, one, _ = pair(Link(latency=0.1))
+    for _ in range(2):
+        async with took(0.8, 0.8001):
+            assert await one.call(B, "echo", b"hello", 5) == b"hello"
+        async with took(0.2, 0.2001):
+            assert await one.call(B, "echo", b"hello", 5) == b"hello"
+        async with took(0.2, 0.2001), one.stream(B, "echo", 100) as stream:
+            await stream.send(b"hello")
+            assert await stream.receive() == b"hello"
+            links.reset([(A, B)])
+
+
+async def test_calls_at_once_wait_for_one_connection_and_a_greeting_has_its_own() -> None:
     _, one, _ = pair(Link(latency=0.1))
+    async with took(0.8, 0.8001):
+        await asyncio.gather(*(one.call(B, "echo", b"", 5) for _ in range(3)))
+    async with took(0.8, 0.8001):
+        await one.greet("b:1", "echo", b"", 5)
     async with took(0.2, 0.2001):
-        assert await one.call(B, "echo", b"hello", 5) == b"hello"
+        await one.call(B, "echo", b"", 5)
+
+
+async def test_what_is_given_up_before_there_is_a_connection_is_never_heard() -> None:
+    _, one, other = pair(Link(latency=0.1))
+    heard: list[bytes] = []
+
+    async def note(peer: PeerId, request: Bytes) -> bytes:
+        heard.append(bytes(request))
+        return b""
+
+    other.serve("note", note)
+    with pytest.raises(PeerError, match="deadline"):
+        await one.call(B, "note", b"too soon", 0.5)
+    await one.call(B, "note", b"in time", 0.5)  # the connection was being made meanwhile
+    assert heard == [b"in time"]
+
+
+async def test_another_address_is_another_connection() -> None:
+    _, one, _ = pair(Link(latency=0.1))
+    await one.call(B, "echo", b"", 5)
+    one.learn(B, Contact((), b""))
+    async with took(0.2, 0.2001):
+        await one.call(B, "echo", b"", 5)
+    one.learn(B, Contact(("b:2",), b""))
+    async with took(0.8, 0.8001):
+        await one.call(B, "echo", b"", 5)
 
 
 async def test_bandwidth_is_a_queue() -> None:

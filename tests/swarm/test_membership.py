@@ -270,11 +270,27 @@ async def test_both_sides_notice_a_clock_that_is_behind() -> None:
     await world.stop()
 
 
-async def test_what_was_long_under_way_makes_no_clock_look_wrong() -> None:
-    world = World(2, link=Link(latency=4.0))
+@pytest.mark.parametrize(("latency", "heartbeat_s"), [(0.1, 1.0), (0.35, 1.0), (0.6, 2.0)])
+async def test_nodes_far_apart_find_each_other(latency: float, heartbeat_s: float) -> None:
+    """A greeting takes four round trips, three of which make the connection."""
+    world = World(3, heartbeat_s, link=Link(latency=latency))
     for node in world.nodes:
         node.start()
+    await world.until(world.is_whole, 30)
+    await asyncio.sleep(30)
+    assert world.is_whole()
+    await world.stop()
+
+
+async def test_what_was_long_under_way_makes_no_clock_look_wrong() -> None:
+    world = World(2)
+    one, other = world.nodes
+    for node in world.nodes:
+        node.start()
+    await world.until(world.is_whole, 10)
+    world.links.shape({way: Link(latency=4.0) for way in ((one.me, other.me), (other.me, one.me))})
     await asyncio.sleep(100)
+    assert world.is_whole()  # no answer comes in time, but what the other asks
     assert all(node.membership._beats.rejected == {} for node in world.nodes)
     assert not [note for node in world.nodes for note in node.notes() if "clock" in note]
     await world.stop()
