@@ -8,8 +8,8 @@ Both sides apply a swap or neither does: see `decisions`.
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import torch
@@ -60,6 +60,8 @@ class Exchanger:
     """What this node says instead of the truth."""
     reputation: Reputation | None = None
     _memory: Tensor | None = None
+    _asking: tuple[PeerId, bytes] | None = None
+    """Whom this node has asked for a swap, and the exchange's id, until there is an answer."""
 
     def __post_init__(self) -> None:
         self.transport.serve_stream(SWAP, self._respond)
@@ -72,26 +74,24 @@ class Exchanger:
     async def swap(self, peer: PeerId) -> None:
         """Average with `peer`. Raises `PeerBusy` when either side is in another swap, and `PeerError` when the swap
         came to nothing on both sides."""
-        exchange = self.rng.randbytes(16)
+        if self._asking is not None:
+            raise PeerBusy
+        self.shared.release(self._lease(peer))  # could one begin now?
         async with (
             self.talk.account(peer, initiated=True) as tally,
-            self._lease(peer) as lease,
             self.transport.stream(peer, SWAP, STREAM_TIMEOUT_S) as stream,
         ):
-            mine = self.talk.open(exchange, self.rng.getrandbits(63), account=self.shared.account(peer))
-            await self.talk.send(stream, SwapMessage(open=mine), tally)
-            theirs = await self.talk.expect(stream, "open", tally)
-            self.talk.check(theirs.open, mine.chunk_size)
-            self.shared.agree(lease, theirs.open.account)
-            await self._transfer(stream, lease, mine, tally, follow=False)
-            await self.talk.expect(stream, "ready", tally)
-            self.decisions.commit(exchange)
-            self.shared.commit(lease, exchange)
-            chaos.tell("applied", exchange, peer, lease)
-            tally.applied = True
-            with suppress(PeerError):  # the swap counts; a responder that did not hear so will ask
-                await self.talk.send(stream, SwapMessage(commit=Commit()), tally)
-                await self.talk.expect(stream, "done", tally)
+            mine, theirs = await self._ask(stream, tally)
+            try:
+                lease = self._lease(peer, mine.account)
+            except PeerBusy as busy:  # answered another one meanwhile
+                await self.talk.call_off(stream, busy, tally)
+                raise
+            try:
+                self.shared.agree(lease, theirs.account)
+                await self._initiate(stream, lease, mine, tally)
+            finally:
+                self.shared.release(lease)
 
     async def settle_doubts(self) -> None:
         """Runs beside the node; see `Decisions`."""
@@ -101,6 +101,32 @@ class Exchanger:
         """Returns once no swap is in doubt."""
         await self.decisions.settled()
 
+    async def _ask(self, stream: Stream, tally: Tally) -> tuple[Open, Open]:
+        """What this node says to begin with, and the answer. Nothing is held for that long, or of two that ask others
+        each would find the other busy: the node still answers, and then calls off what it has asked for."""
+        mine = self.talk.open(
+            self.rng.randbytes(16), self.rng.getrandbits(63), account=self.shared.account(stream.peer)
+        )
+        self._asking = (stream.peer, mine.exchange)
+        try:
+            await self.talk.send(stream, SwapMessage(open=mine), tally)
+            theirs = (await self.talk.expect(stream, "open", tally)).open
+        finally:
+            self._asking = None
+        self.talk.check(theirs, mine.chunk_size)
+        return mine, theirs
+
+    async def _initiate(self, stream: Stream, lease: Lease, mine: Open, tally: Tally) -> None:
+        await self._transfer(stream, lease, mine, tally, follow=False)
+        await self.talk.expect(stream, "ready", tally)
+        self.decisions.commit(mine.exchange)
+        self.shared.commit(lease, mine.exchange)
+        chaos.tell("applied", mine.exchange, stream.peer, lease)
+        tally.applied = True
+        with suppress(PeerError):  # the swap counts; a responder that did not hear so will ask
+            await self.talk.send(stream, SwapMessage(commit=Commit()), tally)
+            await self.talk.expect(stream, "done", tally)
+
     async def _respond(self, stream: Stream) -> None:
         """The responder's side of `swap`."""
         async with self.talk.account(stream.peer, initiated=False) as tally:
@@ -109,14 +135,21 @@ class Exchanger:
                 self.talk.admit(stream.peer)
                 self.talk.check(theirs, theirs.chunk_size)
                 self.decisions.check_new(theirs.exchange)
-                if self.decisions.is_full:
+                if self.decisions.is_full or self._goes_first(stream.peer, theirs.exchange):
                     raise PeerBusy
-                async with self._lease(stream.peer) as lease:
+                lease = self._lease(stream.peer)
+                try:
                     self.decisions.answer(theirs.exchange)
                     await self._answer(stream, lease, theirs, tally)
+                finally:
+                    self.shared.release(lease)
             except PeerError as error:
                 await self.talk.refuse(stream, error, tally)
                 raise
+
+    def _goes_first(self, peer: PeerId, exchange: bytes) -> bool:
+        """Both have asked each other, and what this node has asked for is the one of the two swaps that is made."""
+        return self._asking is not None and self._asking[0] == peer and self._asking[1] > exchange
 
     async def _answer(self, stream: Stream, lease: Lease, theirs: Open, tally: Tally) -> None:
         loop = asyncio.get_running_loop()
@@ -198,16 +231,14 @@ class Exchanger:
             mine = self.codec.decode(sent)
             torch.add(base, self.aggregator(mine, self.codec.decode(received)[None]) - mine, out=out)
 
-    @asynccontextmanager
-    async def _lease(self, peer: PeerId) -> AsyncIterator[Lease]:
-        """A hold on what is shared that ends with the block, whether committed or not."""
-        if self.shared.account(peer) and self.decisions.is_in_doubt(peer):
+    def _lease(self, peer: PeerId, account: bytes | None = None) -> Lease:
+        """A hold on what is shared, until released. `account`: what the peer was told, if it was told something."""
+        before = self.shared.account(peer)
+        if account not in (None, before):
+            raise PeerBusy  # there was another exchange with it since
+        if before and self.decisions.is_in_doubt(peer):
             raise PeerBusy  # accounts cannot be compared before it is known which exchange was the last
-        lease = self.shared.lease(peer)
-        try:
-            yield lease
-        finally:
-            self.shared.release(lease)
+        return self.shared.lease(peer)
 
 
 class _Whole:

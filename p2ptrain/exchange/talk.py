@@ -130,19 +130,14 @@ class Talk:
 
     async def expect(self, stream: Stream, body: str, tally: Tally) -> SwapMessage:
         """The next message, which must be of this kind."""
-        message = frames.decode(await self._receive(stream, tally))
+        message = _accepted(await self._receive(stream, tally))
         kind = "chunk" if isinstance(message, frames.ChunkFrame) else message.WhichOneof("body")
-        if isinstance(message, SwapMessage) and kind == "refuse":
-            if message.refuse.reason == "busy":
-                raise PeerBusy
-            reason = message.refuse.reason if message.refuse.reason in _REFUSALS else "refused"
-            raise PeerError(reason, f"the peer says: {message.refuse.detail[:200]}")
         if isinstance(message, frames.ChunkFrame) or kind != body:
             raise PeerError("malformed", f"{kind} where {body} was due")
         return message
 
     async def receive_chunk(self, stream: Stream, index: int, size: int, tally: Tally) -> Packet:
-        frame = frames.decode(await self._receive(stream, tally, self.codec.max_nbytes(size)))
+        frame = _accepted(await self._receive(stream, tally, self.codec.max_nbytes(size)))
         if not isinstance(frame, frames.ChunkFrame):
             raise PeerError("malformed", f"{frame.WhichOneof('body')} where chunk {index} was due")
         if frame.index != index:
@@ -152,12 +147,20 @@ class Talk:
         return Packet(frame.payload, size)
 
     async def refuse(self, stream: Stream, why: PeerError, tally: Tally) -> None:
-        """Tell the caller why, if that is something it should know."""
+        """Tell the other side why, if that is something it should know."""
         if why.reason in _REFUSALS:
             tally.refused = True
             with suppress(PeerError):  # the peer need not be told
                 message = SwapMessage(refuse=Refuse(reason=why.reason, detail=why.detail))
                 await self.send(stream, message, tally)
+
+    async def call_off(self, stream: Stream, why: PeerError, tally: Tally) -> None:
+        """Refuse what this node has asked for itself. Whoever hangs up at once may not be heard: wait for the end."""
+        await self.refuse(stream, why, tally)
+        with suppress(PeerError):
+            async with self.transfer():
+                while True:
+                    await self._receive(stream, tally, CHUNK_BYTES)
 
     @asynccontextmanager
     async def transfer(self) -> AsyncIterator[None]:
@@ -201,6 +204,17 @@ class Talk:
         self.pace.observe(stream.peer, loop.time() - started)
         tally.bytes_received += len(message)
         return message
+
+
+def _accepted(encoded: Bytes) -> SwapMessage | frames.ChunkFrame:
+    """A message, unless it is a refusal, which is raised."""
+    message = frames.decode(encoded)
+    if isinstance(message, frames.ChunkFrame) or message.WhichOneof("body") != "refuse":
+        return message
+    if message.refuse.reason == "busy":
+        raise PeerBusy
+    reason = message.refuse.reason if message.refuse.reason in _REFUSALS else "refused"
+    raise PeerError(reason, f"the peer says: {message.refuse.detail[:200]}")
 
 
 def chunk_size_of(codec: Codec) -> int:

@@ -179,6 +179,46 @@ async def test_a_peer_in_a_swap_is_busy_and_says_so() -> None:
     await third.exchanger.swap(other.id)
 
 
+@pytest.mark.parametrize("seed", range(4))
+async def test_two_that_ask_each_other_at_once_swap_once(seed: int) -> None:
+    _, (one, other) = make_peers(2, seed, latency=1.0, jitter=0.0)
+    middle = (one.replica.snapshot() + other.replica.snapshot()) / 2
+    swaps = [one.exchanger.swap(other.id), other.exchanger.swap(one.id)]
+    outcomes = await asyncio.gather(*swaps, return_exceptions=True)
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["NoneType", "PeerBusy"]
+    for peer in (one, other):
+        peer.replica.settle()
+        assert torch.allclose(peer.replica.flat, middle, atol=1e-6)
+        assert (peer.count(Exchanged), peer.count(Failed)) == (1, 0)
+
+
+@pytest.mark.parametrize("codec", ["fp32", "int8", "topk"])
+async def test_who_asks_still_answers_others_and_calls_off_what_it_asked_for(codec: str) -> None:
+    _, (one, other, third) = make_peers(3, codec=codec, latency=1.0, jitter=0.0)
+    start = total([one, other, third])
+    asked = asyncio.create_task(one.exchanger.swap(other.id))
+    await third.exchanger.swap(one.id)
+    with pytest.raises(PeerBusy):
+        await asked
+    assert [peer.count(Exchanged) for peer in (one, other, third)] == [1, 0, 1]
+    for peer in (one, other, third):
+        peer.replica.settle()
+        assert peer.count(Failed) == 0
+    await other.exchanger.swap(third.id)  # it is free
+    for peer in (one, other, third):
+        peer.replica.settle()
+    assert torch.allclose(total([one, other, third]), start, atol=1e-5)
+
+
+async def test_one_swap_is_asked_for_at_a_time() -> None:
+    _, (one, other, third) = make_peers(3, latency=1.0, jitter=0.0)
+    first = asyncio.create_task(one.exchanger.swap(other.id))
+    await asyncio.sleep(0)
+    with pytest.raises(PeerBusy):
+        await one.exchanger.swap(third.id)
+    await first
+
+
 async def test_a_silent_peer_costs_a_deadline_and_nothing_else() -> None:
     links, (one, other) = make_peers(2)
     before = one.replica.snapshot()

@@ -13,6 +13,7 @@ from bad_peers import KEY, RUN, Honest
 from p2ptrain.network.identity import Identity
 from p2ptrain.network.tls import Credentials
 from p2ptrain.ports import PeerId
+from p2ptrain.telemetry.events import Failed, Rejected
 from p2ptrain.wire import exchange_pb2, exchange_pb2_grpc
 
 
@@ -71,6 +72,27 @@ class Stranger(exchange_pb2_grpc.ExchangeServicer):
             await stream.done_writing()
             assert await stream.read() is grpc.aio.EOF
             assert await stream.code() == grpc.StatusCode.OK
+
+    async def call_off(self, other: Honest, chunk_size: int) -> str:
+        """The initiator's side, when it has answered another one meanwhile; what it last hears."""
+        credentials, options = self.credentials.to_peer(other.me, other.credentials.certificate_der)
+        async with grpc.aio.secure_channel(other.address, credentials, options=options) as channel:
+            stream = exchange_pb2_grpc.ExchangeStub(channel).Swap(timeout=20)
+            opening = exchange_pb2.Open(
+                exchange=b"sixteen bytes of", run=RUN, model=other.replica.fingerprint, size=len(self.vector),
+                chunk_size=chunk_size, codec='{"name":"fp32"}', step=7, seed=1,
+            )  # fmt: skip
+            await stream.write(exchange_pb2.SwapMessage(open=opening))
+            assert (await stream.read()).WhichOneof("body") == "open"
+            await stream.write(exchange_pb2.SwapMessage(refuse=exchange_pb2.Refuse(reason="busy")))
+            heard = ""
+            async with asyncio.timeout(20):
+                try:
+                    while (message := await stream.read()) is not grpc.aio.EOF:
+                        heard = message.WhichOneof("body")
+                except grpc.aio.AioRpcError:
+                    pass
+            return heard
 
     async def Swap(
         self,
@@ -140,6 +162,14 @@ async def test_we_call_it(ours: Honest, stranger: Stranger) -> None:
     assert await asyncio.wait_for(stranger.heard.get(), 10) == "commit"
     assert ours.swaps(stranger.me) == 1
     check(ours, stranger, expected)
+
+
+@pytest.mark.parametrize("chunk_size", [1 << 18, 1])
+async def test_it_calls_off_what_it_has_asked_for(chunk_size: int, ours: Honest, stranger: Stranger) -> None:
+    assert await stranger.call_off(ours, chunk_size) == "refuse"
+    await stranger.call(ours, chunk_size)  # ours is free, and holds nothing against it
+    await ours.until(lambda: ours.swaps(stranger.me))
+    assert not [event for event in ours.events if isinstance(event, (Failed, Rejected))]
 
 
 async def test_it_asks_what_became_of_a_swap(ours: Honest, stranger: Stranger) -> None:
