@@ -74,9 +74,8 @@ class Exchanger:
     async def swap(self, peer: PeerId) -> None:
         """Average with `peer`. Raises `PeerBusy` when either side is in another swap, and `PeerError` when the swap
         came to nothing on both sides."""
-        if self._asking is not None:
+        if self._asking is not None or not self._is_free_for(peer):
             raise PeerBusy
-        self.shared.release(self._lease(peer))  # could one begin now?
         async with (
             self.talk.account(peer, initiated=True) as tally,
             self.transport.stream(peer, SWAP, STREAM_TIMEOUT_S) as stream,
@@ -84,7 +83,7 @@ class Exchanger:
             mine, theirs = await self._ask(stream, tally)
             try:
                 lease = self._lease(peer, mine.account)
-            except PeerBusy as busy:  # answered another one meanwhile
+            except PeerBusy as busy:  # this node has answered another one meanwhile
                 await self.talk.call_off(stream, busy, tally)
                 raise
             try:
@@ -233,12 +232,16 @@ class Exchanger:
 
     def _lease(self, peer: PeerId, account: bytes | None = None) -> Lease:
         """A hold on what is shared, until released. `account`: what the peer was told, if it was told something."""
-        before = self.shared.account(peer)
-        if account not in (None, before):
+        if account is not None and account != self.shared.account(peer):
             raise PeerBusy  # there was another exchange with it since
-        if before and self.decisions.is_in_doubt(peer):
-            raise PeerBusy  # accounts cannot be compared before it is known which exchange was the last
+        if not self._is_free_for(peer):
+            raise PeerBusy
         return self.shared.lease(peer)
+
+    def _is_free_for(self, peer: PeerId) -> bool:
+        # Accounts cannot be compared before it is known which exchange was the last.
+        is_unclear = bool(self.shared.account(peer)) and self.decisions.is_in_doubt(peer)
+        return self.shared.is_free and not is_unclear
 
 
 class _Whole:

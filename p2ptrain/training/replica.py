@@ -58,6 +58,11 @@ class Shared(Protocol):
         none. Told to the peer in each exchange."""
         ...
 
+    @property
+    def is_free(self) -> bool:
+        """Whether this looks like a moment for an exchange: it costs nothing to ask."""
+        ...
+
     def lease(self, peer: str) -> Lease:
         """Start an exchange with `peer`. Raises `PeerBusy` when this is no moment for one."""
         ...
@@ -137,12 +142,16 @@ class Replica:
 
     def agree(self, lease: Lease, account: bytes) -> None: ...
 
+    @property
+    def is_free(self) -> bool:
+        return self._lease is None and not self._pending and not self._stale
+
     def lease(self, peer: str = "") -> Lease:
         """Start an exchange. Raises `PeerBusy` while another one runs or the compute thread is copying."""
         if not self._lock.acquire(blocking=False):
             raise PeerBusy
         try:
-            if self._lease is not None or self._pending or self._stale:
+            if not self.is_free:
                 raise PeerBusy
             self._lease = Lease(self._published, self._spare, base=self._published, peer=peer)
             return self._lease
@@ -244,6 +253,10 @@ class NotSwapped:
 
     def account(self, peer: str) -> bytes:
         return b""
+
+    @property
+    def is_free(self) -> bool:
+        return False
 
     def lease(self, peer: str) -> Lease:
         raise PeerBusy

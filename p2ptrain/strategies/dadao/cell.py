@@ -92,8 +92,12 @@ class Cell:
         known = self.accounts.get(peer)
         return (known.last if known else bytes(16)) + _digest(self.constants)
 
+    @property
+    def is_free(self) -> bool:
+        return self.state is not None and self._lease is None
+
     def lease(self, peer: str = "") -> Lease:
-        if self.state is None or self._lease is not None:
+        if not self.is_free:
             raise PeerBusy
         self._own.copy_(message(self._flowed(is_exchange=True)))
         self._lease, self._agreed = Lease(self._own, self._out, base=self._zero, peer=peer), self.constants
