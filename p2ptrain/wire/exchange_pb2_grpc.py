@@ -70,6 +70,10 @@ class ExchangeServicer:
         Commit          ->                     the decision: from here on the swap counts for both
         <-     Done            applied
 
+        An initiator that has itself answered another one while it waited for Open sends Refuse (busy) in place of its first
+        chunk, and reads to the end. Of two that have asked each other, the one whose exchange id is the smaller (as bytes)
+        answers, and the other refuses.
+
         A side that gives up closes the stream. A responder whose stream ends after Ready and before Commit is in doubt
         and asks Resolve until it gets an answer.
         """
