@@ -45,7 +45,7 @@ class Tally:
     applied: bool = False
     """It counts, whatever happens to the stream from now on."""
     refused: bool = False
-    """It never began: the caller was told why, and may hang up before the stream has ended."""
+    """It never began: the other side was told why, and may hang up before the stream has ended."""
     in_doubt: bool = False
     """It may count: the caller did not say."""
 

@@ -25,10 +25,10 @@ from p2ptrain.waiting import News, now, within
 from p2ptrain.wire.membership_pb2 import PeersReply, PeersRequest, SignedRecord
 
 HEARTBEAT = "/p2ptrain.v1.Membership/Heartbeat"
-GREETING_S = 6.0
-"""Four round trips, as three go by before there is a connection, and it is made anew each time."""
 PEERS = "/p2ptrain.v1.Membership/Peers"
 
+GREETING_S = 6.0
+"""Four round trips, as three go by before there is a connection, and it is made anew each time."""
 CALLS_MAX = 64
 CROWD = 32
 """With more peers than that, each is heard of in every second heartbeat only."""

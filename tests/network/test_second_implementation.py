@@ -3,6 +3,8 @@
 import asyncio
 import struct
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -47,17 +49,23 @@ class Stranger(exchange_pb2_grpc.ExchangeServicer):
         theirs = [value for payload in payloads for value in struct.unpack(f"<{len(payload) // 4}f", payload)]
         self.vector = [(own + other) / 2 for own, other in zip(self.vector, theirs, strict=True)]
 
-    async def call(self, other: Honest, chunk_size: int) -> None:
-        """The initiator's side."""
+    @asynccontextmanager
+    async def asked(self, other: Honest, chunk_size: int, exchange: bytes) -> AsyncIterator[Any]:
+        """The initiator's stream, once both have said `Open`."""
         credentials, options = self.credentials.to_peer(other.me, other.credentials.certificate_der)
         async with grpc.aio.secure_channel(other.address, credentials, options=options) as channel:
             stream = exchange_pb2_grpc.ExchangeStub(channel).Swap(timeout=20)
             opening = exchange_pb2.Open(
-                exchange=b"sixteen bytes it", run=RUN, model=other.replica.fingerprint, size=len(self.vector),
+                exchange=exchange, run=RUN, model=other.replica.fingerprint, size=len(self.vector),
                 chunk_size=chunk_size, codec='{"name":"fp32"}', step=7, seed=1,
             )  # fmt: skip
             await stream.write(exchange_pb2.SwapMessage(open=opening))
             assert (await stream.read()).open.size == len(self.vector)
+            yield stream
+
+    async def call(self, other: Honest, chunk_size: int) -> None:
+        """The initiator's side."""
+        async with self.asked(other, chunk_size, b"sixteen bytes it") as stream:
             parts = self.parts(chunk_size)
             received = []
             for index, part in enumerate(parts):
@@ -73,26 +81,15 @@ class Stranger(exchange_pb2_grpc.ExchangeServicer):
             assert await stream.read() is grpc.aio.EOF
             assert await stream.code() == grpc.StatusCode.OK
 
-    async def call_off(self, other: Honest, chunk_size: int) -> str:
-        """The initiator's side, when it has answered another one meanwhile; what it last hears."""
-        credentials, options = self.credentials.to_peer(other.me, other.credentials.certificate_der)
-        async with grpc.aio.secure_channel(other.address, credentials, options=options) as channel:
-            stream = exchange_pb2_grpc.ExchangeStub(channel).Swap(timeout=20)
-            opening = exchange_pb2.Open(
-                exchange=b"sixteen bytes of", run=RUN, model=other.replica.fingerprint, size=len(self.vector),
-                chunk_size=chunk_size, codec='{"name":"fp32"}', step=7, seed=1,
-            )  # fmt: skip
-            await stream.write(exchange_pb2.SwapMessage(open=opening))
-            assert (await stream.read()).WhichOneof("body") == "open"
+    async def call_off(self, other: Honest, chunk_size: int) -> tuple[grpc.StatusCode, str]:
+        """The initiator's side, when it has answered another one meanwhile; how the other one ends the call."""
+        async with self.asked(other, chunk_size, b"sixteen bytes of") as stream:
             await stream.write(exchange_pb2.SwapMessage(refuse=exchange_pb2.Refuse(reason="busy")))
-            heard = ""
             async with asyncio.timeout(20):
-                try:
-                    while (message := await stream.read()) is not grpc.aio.EOF:
-                        heard = message.WhichOneof("body")
-                except grpc.aio.AioRpcError:
-                    pass
-            return heard
+                with suppress(grpc.aio.AioRpcError):
+                    while await stream.read() is not grpc.aio.EOF:
+                        pass
+            return await stream.code(), await stream.details()
 
     async def Swap(
         self,
@@ -166,7 +163,7 @@ async def test_we_call_it(ours: Honest, stranger: Stranger) -> None:
 
 @pytest.mark.parametrize("chunk_size", [1 << 18, 1])
 async def test_it_calls_off_what_it_has_asked_for(chunk_size: int, ours: Honest, stranger: Stranger) -> None:
-    assert await stranger.call_off(ours, chunk_size) == "refuse"
+    assert await stranger.call_off(ours, chunk_size) == (grpc.StatusCode.FAILED_PRECONDITION, "busy")
     await stranger.call(ours, chunk_size)  # ours is free, and holds nothing against it
     await ours.until(lambda: ours.swaps(stranger.me))
     assert not [event for event in ours.events if isinstance(event, (Failed, Rejected))]

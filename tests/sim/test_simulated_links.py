@@ -27,6 +27,18 @@ async def echo(peer: PeerId, request: Bytes) -> bytes:
     return bytes(request)
 
 
+def listen(node: SimulatedTransport) -> list[bytes]:
+    """What it is told from now on as a `note`."""
+    heard: list[bytes] = []
+
+    async def note(peer: PeerId, request: Bytes) -> bytes:
+        heard.append(bytes(request))
+        return b""
+
+    node.serve("note", note)
+    return heard
+
+
 async def echo_all(stream: Stream) -> None:
     while True:
         await stream.send(await stream.receive())
@@ -68,13 +80,7 @@ async def test_calls_at_once_wait_for_one_connection_and_a_greeting_has_its_own(
 
 async def test_what_is_given_up_before_there_is_a_connection_is_never_heard() -> None:
     _, one, other = pair(Link(latency=0.1))
-    heard: list[bytes] = []
-
-    async def note(peer: PeerId, request: Bytes) -> bytes:
-        heard.append(bytes(request))
-        return b""
-
-    other.serve("note", note)
+    heard = listen(other)
     with pytest.raises(PeerError, match="deadline"):
         await one.call(B, "note", b"too soon", 0.5)
     await one.call(B, "note", b"in time", 0.5)  # the connection was being made meanwhile
@@ -128,13 +134,7 @@ async def test_a_link_that_is_down_delays_what_was_sent_and_breaks_nothing() -> 
 
 async def test_half_open_one_way_passes_and_the_other_does_not() -> None:
     links, one, other = pair(Link(latency=0.01))
-    heard: list[bytes] = []
-
-    async def note(peer: PeerId, request: Bytes) -> bytes:
-        heard.append(bytes(request))
-        return b""
-
-    other.serve("note", note)
+    heard = listen(other)
     links.shape({(B, A): Link(down=True)})
     with pytest.raises(PeerError, match="deadline"):
         await one.call(B, "note", b"heard", 1)
