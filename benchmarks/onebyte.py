@@ -110,7 +110,14 @@ def follower(start: Lattice, identity: bytes, count: int) -> Callable[[], int]:
     book = Book(RULE, identity)
     for slot in range(min(PEERS, count)):
         rounds = -(-count // PEERS)
-        book.put(Batch(slot, tuple(Run(number, 0, bytes([1 + (7 * slot + number) % 100])) for number in range(rounds))))
+        book.put(
+            Batch(
+                slot,
+                tuple(
+                    Run(number, 0, bytes([1 + (7 * slot + number) % 100]), RULE.exponent) for number in range(rounds)
+                ),
+            )
+        )
     return lambda: Master(start, book).settle()
 
 
@@ -125,7 +132,7 @@ def logging() -> dict[str, Any]:
         for start in range(0, ROUNDS, SIGNED_TOGETHER):
             numbers = range(start, min(start + SIGNED_TOGETHER, ROUNDS))
             for slot, key in enumerate(keys):
-                runs = tuple(Run(number, 0, said[slot, number].tobytes()) for number in numbers)
+                runs = tuple(Run(number, 0, said[slot, number].tobytes(), RULE.exponent) for number in numbers)
                 log.add(Batch(slot, runs).sign(identity, key.sign))
             log.flush()
         size = sum(os.path.getsize(path) for path in Path(folder).iterdir())

@@ -149,7 +149,7 @@ class Talker:
     async def lie(self, kind: str) -> None:
         stranger, channel = self.stranger, self.channel
         air = Air(self, channel, stranger.identity, 1)  # type: ignore[arg-type]
-        good = stranger.records(stranger.signed(Run(40, 0, b"\x05")))
+        good = stranger.records(stranger.signed(Run(40, 0, b"\x05", -3)))
         match kind:
             case "forged":
                 aired = Aired(key=stranger.public_key, identity=stranger.identity, number=5, signature=bytes(64))
@@ -165,7 +165,7 @@ class Talker:
                 await channel.say(b"\xff\xff\xff")
                 await channel.say(bytes(1 << 17))
             case "bad-batch":
-                forged = stranger.signed(Run(40, 0, b"\x05"))[:-1] + b"\0"
+                forged = stranger.signed(Run(40, 0, b"\x05", -3))[:-1] + b"\0"
                 await air.say(stranger.records(forged).SerializeToString())
             case "hello":
                 await air.say(stranger.hello().SerializeToString())

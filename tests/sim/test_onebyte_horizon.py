@@ -92,7 +92,7 @@ def test_a_byte_that_one_node_took_when_it_was_too_late_is_gone_again() -> None:
         replica = replica_of(world, VICTIM)
         closed, replica.book.closed = replica.book.closed, 0
         world.nodes[VICTIM].daemon.node.service.flood.admit(stranger.public_key)  # type: ignore[union-attr]
-        assert replica.receive(stranger.signed(Run(5, 0, b"\x05"))).new == 1
+        assert replica.receive(stranger.signed(Run(5, 0, b"\x05", -3))).new == 1
         replica.book.closed = closed
 
     log = live(topology(count=3, steps=110, strategy=SOON), 18.0, slip_in)

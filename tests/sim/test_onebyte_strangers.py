@@ -59,7 +59,7 @@ class Stranger:
                     await tell(stream)
 
 
-BYTE = Run(0, 0, b"\x05")
+BYTE = Run(0, 0, b"\x05", -3)
 
 
 def messages(kind: str, stranger: Stranger) -> list[Said | bytes]:
@@ -74,11 +74,11 @@ def messages(kind: str, stranger: Stranger) -> list[Said | bytes]:
         case "closed":
             return [hello, stranger.records(stranger.signed(BYTE))]
         case "ahead":
-            return [hello, stranger.records(stranger.signed(Run(1 << 20, 0, b"\x05")))]
+            return [hello, stranger.records(stranger.signed(Run(1 << 20, 0, b"\x05", -3)))]
         case "flooding":
-            return [hello, stranger.records(stranger.signed(Run(200, 0, b"\x05" * 17)))]
+            return [hello, stranger.records(stranger.signed(Run(200, 0, b"\x05" * 17, -3)))]
         case "equivocation":
-            lies = [stranger.signed(Run(200, 0, byte)) for byte in (b"\x05", b"\x70")]
+            lies = [stranger.signed(Run(200, 0, byte, -3)) for byte in (b"\x05", b"\x70")]
             return [hello, stranger.records(*lies)]
         case "oversized":
             return [hello, stranger.records(bytes(1 << 18))]

@@ -35,9 +35,10 @@ class Spsa(Strategy):
     """So many peers may rush ahead and take nobody along; None: nearly half of them. With 0 all go on where the fastest
     is, which unequal machines that trust each other want."""
     span: int = Field(16, gt=0, le=1024)
-    """Rounds that share a scale."""
+    """Rounds that share a bound on slopes."""
     exponent: int = Field(-6, ge=-40, le=40)
-    """The scale of the first two spans is 2^exponent: what a slope must be for a byte of 1."""
+    """The scale of the first two spans is 2^exponent: what a slope must be for a byte of 1. A slope in them counts as
+    at most 127 times this."""
     parameters: str = ""
     """Only parameters in whose names this regular expression is found are trained: `bias$`, `^(head|norm)`; empty:
     all."""

@@ -28,7 +28,11 @@ LAST = 5000
 def full() -> Book:
     book = Book(RULE, b"i" * 32)
     for slot in range(3):
-        book.put(Batch(slot, tuple(Run(number, 0, bytes([number % 100 + slot])) for number in range(0, LAST, 2))))
+        book.put(
+            Batch(
+                slot, tuple(Run(number, 0, bytes([number % 100 + slot]), RULE.exponent) for number in range(0, LAST, 2))
+            )
+        )
     return book
 
 
@@ -41,7 +45,7 @@ def test_bisection_finds_every_difference(rounds: set[int]) -> None:
     other = Book(RULE, b"i" * 32)
     other.load(SAME.pages)
     for number in rounds:
-        other.put(Batch(2, (Run(number, 1, b"\x05"),)))
+        other.put(Batch(2, (Run(number, 1, b"\x05", RULE.exponent),)))
     for found in (differences(SAME, other, LAST), differences(other, SAME, LAST)):
         assert {number for first, end in found for number in range(first, end)} == rounds
 
@@ -49,7 +53,7 @@ def test_bisection_finds_every_difference(rounds: set[int]) -> None:
 def test_four_questions_find_one_round_in_twenty_thousand() -> None:
     other = Book(RULE, b"i" * 32)
     other.load(SAME.pages)
-    other.put(Batch(2, (Run(777, 1, b"\x05"),)))
+    other.put(Batch(2, (Run(777, 1, b"\x05", RULE.exponent),)))
     assert ask(search(SAME, 0, 20_000), lambda question: answer(other, question)) == ([(777, 778)], 4)
 
 
@@ -82,7 +86,7 @@ def test_the_odd_one_out_is_named_with_what_is_wrong() -> None:
 def test_a_flipped_bit_of_the_master_shows_in_its_seal() -> None:
     peers = Peers(RULE, gaussian(100, 0), 2)
     for replica in peers.replicas:
-        replica.book.put(Batch(0, (Run(0, 0, b"\x14"), Run(9, 0, b"\x14"))))
+        replica.book.put(Batch(0, (Run(0, 0, b"\x14", RULE.exponent), Run(9, 0, b"\x14", RULE.exponent))))
         replica.settle()
     one, other = (replica.master for replica in peers.replicas)
     assert seal(one, 5) == seal(other, 5)

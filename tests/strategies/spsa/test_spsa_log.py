@@ -23,7 +23,7 @@ RULE = Rule(lr=0.01, span=4, samples_max=4)
 
 def signed(slot: int, *rounds: int) -> Batch:
     content = bytes([7 + slot])
-    return Batch(slot, tuple(Run(number, 0, content) for number in rounds)).sign(RUN, identity_of(slot).sign)
+    return Batch(slot, tuple(Run(number, 0, content, -6) for number in rounds)).sign(RUN, identity_of(slot).sign)
 
 
 def new_disk() -> SimulatedDisk:
@@ -108,7 +108,7 @@ def test_another_runs_log_is_refused() -> None:
 
 def test_only_batches_that_add_something_are_needed() -> None:
     small, large = [signed(0, number) for number in range(6)], signed(0, 0, 1, 2, 3)
-    other, conflict = signed(1, 2), Batch(0, (Run(2, 0, b"\x01"),), bytes(64))
+    other, conflict = signed(1, 2), Batch(0, (Run(2, 0, b"\x01", -6),), bytes(64))
     kept = list(needed([*small, large, other, conflict, large]))
     assert set(kept) == {large, small[4], small[5], other, conflict}
 
@@ -160,7 +160,7 @@ def test_sixteen_peers_and_twenty_thousand_rounds_take_less_than_two_megabytes()
     log = Log(disk, RUN)
     for start in range(0, 20_000, 32):
         for slot in range(16):
-            runs = tuple(Run(number, 0, bytes([rng.randrange(128)])) for number in range(start, start + 32))
+            runs = tuple(Run(number, 0, bytes([rng.randrange(128)]), -6) for number in range(start, start + 32))
             log.add(Batch(slot, runs[: 20_000 - start], rng.randbytes(64)))
         log.flush()
     size = sum(map(len, disk.files.values()))

@@ -2,11 +2,25 @@
 
 from fractions import Fraction
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2ptrain.strategies.spsa.arithmetic.rule import STEP_MAX, Rule, next_exponent, quantise
+from p2ptrain.strategies.spsa.arithmetic.rule import (
+    STEP_MAX,
+    Rule,
+    bounded,
+    bytes_in,
+    codes_of,
+    exponent_for,
+    exponents_in,
+    low_median,
+    quantise,
+    sizes_of,
+)
+
+BYTES = bytes(byte % 256 for byte in range(-127, 128))
 
 
 @pytest.mark.parametrize(
@@ -37,9 +51,27 @@ def test_steps_are_the_exact_rate_rounded(lr: float, final: float, number: int, 
 @pytest.mark.parametrize(
     ("median", "change"), [(11, 0), (21, 0), (22, 1), (10, -1), (1, -4), (126, 3), (127, 4), (0, -4)]
 )
-def test_the_scale_follows_the_median(median: int, change: int) -> None:
-    assert next_exponent(3, median) == 3 + change
-    assert next_exponent(40, median) <= 40
+@pytest.mark.parametrize("exponent", [-30, 0, 3])
+def test_the_scale_follows_the_median(median: int, change: int, exponent: int) -> None:
+    sizes = sizes_of(codes_of(bytes([median, 256 - median if median else 0, 0, 127]), exponent))
+    assert exponent_for(low_median(sizes[:2].tolist())) == exponent + change
+    assert -40 <= exponent_for(float(sizes_of(codes_of(bytes([median]), 40))[0])) <= 40
+
+
+@pytest.mark.parametrize("exponent", [-40, -1, 0, 1, 40])
+def test_a_code_is_a_byte_and_its_scale(exponent: int) -> None:
+    codes = codes_of(BYTES, exponent)
+    assert bytes_in(codes).tolist() == list(range(-127, 128))
+    assert set(exponents_in(codes).tolist()) == {exponent}
+
+
+@given(st.integers(-127, 127), st.integers(-40, 40), st.integers(-40, 40))
+def test_a_slope_counts_as_it_was_said_up_to_the_bound(byte: int, exponent: int, bound: int) -> None:
+    said, scale = (int(part[0]) for part in bounded(codes_of(bytes([byte % 256]), exponent), bound))
+    largest = 127 * Fraction(2) ** bound
+    assert said * Fraction(2) ** scale == max(-largest, min(largest, byte * Fraction(2) ** exponent))
+    assert -127 <= said <= 127
+    assert np.int8(said) == said
 
 
 def test_everything_agreed_is_in_the_identity() -> None:

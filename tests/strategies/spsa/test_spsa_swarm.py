@@ -15,7 +15,7 @@ from p2ptrain.errors import ConfigError
 from p2ptrain.simulation.machine import Crashed
 from p2ptrain.strategies.spsa.arithmetic.lattice import Lattice
 from p2ptrain.strategies.spsa.arithmetic.noise import Evaluation, signs
-from p2ptrain.strategies.spsa.arithmetic.rule import Rule
+from p2ptrain.strategies.spsa.arithmetic.rule import EXPONENT_MAX, Rule
 from p2ptrain.strategies.spsa.arithmetic.selection import Selection, of_parameters
 from p2ptrain.strategies.spsa.ledger import snapshot
 from p2ptrain.strategies.spsa.ledger.audit import judge, seal
@@ -111,7 +111,10 @@ def test_nothing_was_published_twice_with_other_bytes_because_of_a_crash() -> No
 
 def test_two_bytes_for_one_evaluation_are_evidence_and_no_split() -> None:
     peers = Peers(SMALL, gaussian(50, 0), 3)
-    lies = [Batch(2, (Run(0, 0, content),)).sign(peers.identity, identity_of(2).sign) for content in (b"\x05", b"\x70")]
+    lies = [
+        Batch(2, (Run(0, 0, content, SMALL.exponent),)).sign(peers.identity, identity_of(2).sign)
+        for content in (b"\x05", b"\x70")
+    ]
     for replica, order in zip(peers.replicas[:2], (lies, lies[::-1]), strict=True):
         for lie in order:
             replica.receive(encode(lie))
@@ -127,9 +130,9 @@ def test_two_bytes_for_one_evaluation_are_evidence_and_no_split() -> None:
 def test_strangers_forgers_and_floods_are_refused_and_named() -> None:
     peers = Peers(SMALL, gaussian(50, 0), 2)
     victim = peers.replicas[0]
-    run = (Run(0, 0, b"\x05"),)
-    flood = Batch(1, (Run(0, 0, b"\x05" * 5),)).sign(peers.identity, identity_of(1).sign)
-    far = Batch(1, (Run(10_000, 0, b"\x05"),)).sign(peers.identity, identity_of(1).sign)
+    run = (Run(0, 0, b"\x05", SMALL.exponent),)
+    flood = Batch(1, (Run(0, 0, b"\x05" * 5, SMALL.exponent),)).sign(peers.identity, identity_of(1).sign)
+    far = Batch(1, (Run(10_000, 0, b"\x05", SMALL.exponent),)).sign(peers.identity, identity_of(1).sign)
     assert deliver(victim, encode(Batch(9, run).sign(peers.identity, identity_of(9).sign))) == "unknown-slot"
     assert deliver(victim, encode(Batch(1, run).sign(peers.identity, identity_of(9).sign))) == "bad-signature"
     assert deliver(victim, encode(Batch(1, run).sign(b"o" * 32, identity_of(1).sign))) == "bad-signature"
@@ -153,7 +156,7 @@ def test_a_byte_for_a_closed_round_is_refused_and_what_slipped_in_is_mended() ->
         for record in replica.publish():
             for other in peers.replicas:
                 deliver(other, record)
-    late = Batch(3, (Run(5, 1, b"\x05"),)).sign(peers.identity, identity_of(3).sign)
+    late = Batch(3, (Run(5, 1, b"\x05", SMALL.exponent),)).sign(peers.identity, identity_of(3).sign)
     early, *others = peers.replicas[:3]
     early.receive(encode(late))
     for replica in peers.replicas:
@@ -189,7 +192,9 @@ def test_what_may_be_closed_at_different_times_is_never_in_one_batch() -> None:
     ]  # fmt: skip
     other.close(8)
     assert [deliver(other, record) for record in records] == ["closed", "", ""]
-    crossing = Batch(0, (Run(15, 1, b"\x05"), Run(16, 1, b"\x05"))).sign(peers.identity, identity_of(0).sign)
+    crossing = Batch(0, (Run(15, 1, b"\x05", SMALL.exponent), Run(16, 1, b"\x05", SMALL.exponent))).sign(
+        peers.identity, identity_of(0).sign
+    )
     assert deliver(other, encode(crossing)) == "malformed"
 
 
@@ -366,7 +371,7 @@ def test_a_peer_that_lies_slows_the_others_down_and_is_named() -> None:
             replica.advance()
             replica.evaluate(learning.loss(slot, number), out)
             records += replica.publish()
-        lie = Batch(7, (Run(number, 0, b"\x7f\x81"),)).sign(peers.identity, identity_of(7).sign)
+        lie = Batch(7, (Run(number, 0, b"\x7f\x81", EXPONENT_MAX),)).sign(peers.identity, identity_of(7).sign)
         for replica in peers.replicas[:7]:
             for record in (*records, encode(lie)):
                 replica.receive(record)

@@ -1,9 +1,10 @@
 """What the peers of a run agree on, and how bytes become integer steps. All of it is integer arithmetic, as a logarithm
 or a cosine may differ in its last bit from machine to machine.
 
-Rounds come in spans. All bytes of a span have one scale, a power of two, which follows from the bytes of the spans
-before the last: those are old enough that few are still under way, and should one of them come late after all, and move
-the scale, then the master is corrected for it (`ledger/master.py`).
+A byte is said together with its scale, a power of two, so that it means the same to everyone, whatever else they have
+heard. Which scale a peer takes, and how large a slope at most counts, follows from the bytes of earlier spans of
+rounds: not of the last, so that few are still under way. Should one of them come late after all, and move that bound,
+then the master is corrected for it (`ledger/master.py`).
 """
 
 import hashlib
@@ -11,17 +12,19 @@ import math
 from collections.abc import Iterable
 from fractions import Fraction
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from p2ptrain.strategies.spsa.arithmetic.lattice import FRACTION_BITS
 from p2ptrain.strategies.spsa.arithmetic.noise import Key
 
-VERSION = 1
+VERSION = 2
 BYTE_MAX = 127
 USUAL = 11
-"""The scale is such that the swarm's median byte lies from this up to twice this. So a byte says at most six to twelve
-times the median: that is what a lie is clipped to, while of honest slopes few are that far out, even though the scale
-follows a few dozen rounds late."""
+"""The scale is such that the swarm's median byte lies from this up to twice this. So a slope counts as at most six to
+twelve times the median: that is what a lie is clipped to, while of honest slopes few are that far out, even though the
+scale follows a few dozen rounds late."""
 EXPONENT_MAX = 40
 STEP_MAX = 1 << 40
 """Per unit of a byte: one unit of weight."""
@@ -41,11 +44,12 @@ class Rule(BaseModel):
     eps: float = Field(default=1e-3, gt=0, le=1)
     """How far to either side the loss is measured."""
     span: int = Field(default=16, gt=0, le=1024)
-    """Rounds that share a scale."""
+    """Rounds that share a bound on slopes."""
     samples_max: int = Field(default=16, gt=0, le=256)
     """Evaluations of one peer that count in one round; it bounds the share of a peer that floods."""
     exponent: int = Field(default=-6, ge=-EXPONENT_MAX, le=EXPONENT_MAX)
-    """The scale of the first two spans is 2^exponent: what a slope must be for a byte of 1."""
+    """The scale of the first two spans is 2^exponent: what a slope must be for a byte of 1. A slope in them counts as
+    at most 127 times this."""
     audit_every: int = Field(default=256, gt=0)
     """Rounds between seals of the integers; no batch crosses a multiple of it."""
     horizon: int = Field(default=4096, gt=0)
@@ -87,19 +91,42 @@ def quantise(slope: float, exponent: int) -> int:
     return round(max(-BYTE_MAX, min(BYTE_MAX, slope * 2.0**-exponent)))
 
 
-def next_exponent(exponent: int, median: int) -> int:
-    """The scale after a span in which the median byte was `median` at scale 2^exponent, within +-4 of it: a byte of 127
-    says only that the scale is too small, one of 0 that it is too large."""
-    return max(-EXPONENT_MAX, min(EXPONENT_MAX, exponent + _change(median)))
+def codes_of(content: bytes, exponent: int) -> NDArray[np.int16]:
+    """Each byte with its scale in 16 bits: 256 * exponent + byte."""
+    return np.frombuffer(content, np.int8).astype(np.int16) + np.int16(256 * exponent)
 
 
-def _change(median: int) -> int:
-    if median in (0, BYTE_MAX):
-        return 4 if median else -4
-    return next(change for change in range(-4, 4) if median << 4 < 2 * USUAL << 4 + change)
+def exponents_in(codes: NDArray[np.int16]) -> NDArray[np.int64]:
+    """The scales of codes, two to this."""
+    return (codes.astype(np.int64) + 128) >> 8
 
 
-def low_median(numbers: Iterable[int]) -> int:
+def bytes_in(codes: NDArray[np.int16]) -> NDArray[np.int64]:
+    """The bytes of codes."""
+    return codes.astype(np.int64) - 256 * exponents_in(codes)
+
+
+def bounded(codes: NDArray[np.int16], bound: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Bytes and exponents for slopes of which none counts as more than 127 * 2^bound."""
+    said, exponents = bytes_in(codes), exponents_in(codes)
+    excess = np.clip(exponents - bound, 0, 7)  # seven bits more are beyond the bound for any byte but 0
+    return np.clip(said << excess, -BYTE_MAX, BYTE_MAX), np.minimum(exponents, bound)
+
+
+def sizes_of(codes: NDArray[np.int16]) -> NDArray[np.float64]:
+    """How large the slopes are that codes stand for, exactly. A byte of 127 says only that the slope is larger than its
+    scale can tell, and counts as if one 16 times larger were right; one of 0 counts as 1."""
+    said = np.abs(bytes_in(codes))
+    said[said == BYTE_MAX] = USUAL << 4
+    return np.ldexp(np.maximum(said, 1).astype(np.float64), exponents_in(codes))
+
+
+def exponent_for(median: float) -> int:
+    """The scale at which a slope of the median size is a byte from `USUAL` up to twice this: two to this."""
+    return max(-EXPONENT_MAX, min(EXPONENT_MAX, math.frexp(median / (2 * USUAL))[1]))
+
+
+def low_median(numbers: Iterable[float]) -> float:
     """The middle one, or the lower of the middle two."""
     ordered = sorted(numbers)
     return ordered[(len(ordered) - 1) // 2]

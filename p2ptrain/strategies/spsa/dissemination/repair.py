@@ -85,10 +85,9 @@ class Repair:
             return found.value
 
     async def _get_missing(self, link: Link, seal: Said.Seal) -> None:
-        replica = self._flood.replica
-        reached, closed = replica.frontier(), replica.book.closed
+        reached, closed = self._flood.reached(), self._flood.replica.book.closed
         if seal.round > reached + BEHIND:
-            link.post(Said(want=Said.Want(first=reached + 1, last=seal.round)))
+            link.post(Said(want=Said.Want(first=reached, last=seal.round)))
             return
         found = await self.search(link, closed, seal.round, MANY) if closed < seal.round else []
         for start, end in found:

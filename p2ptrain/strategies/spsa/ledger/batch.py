@@ -2,7 +2,8 @@
 
 varint      slot
 varint      number of groups
-per group   varints: rounds between it and the group before, first sample, samples per round, number of rounds
+per group   varints: rounds between it and the group before, first sample, samples per round, number of rounds, scale:
+            2|x| for an exponent x >= 0, 2|x| - 1 below
 int8...     the bytes, in order of (round, sample)
 64 bytes    Ed25519 signature over a prefix, the run's identity and all of the above
 """
@@ -11,14 +12,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
+from numpy.typing import NDArray
+
 from p2ptrain.errors import PeerError
 from p2ptrain.ports import Bytes
 from p2ptrain.strategies.spsa.arithmetic.noise import Evaluation
+from p2ptrain.strategies.spsa.arithmetic.rule import EXPONENT_MAX, codes_of
 
 SIZE_BYTES_MAX = 1 << 15
 BYTES_MAX = 1 << 14
 SIGNATURE_BYTES = 64
-_PREFIX = b"p2ptrain-onebyte-batch-v1"
+_PREFIX = b"p2ptrain-onebyte-batch-v2"
 
 Sign = Callable[[bytes], bytes]
 Verify = Callable[[bytes, bytes, bytes], bool]
@@ -27,16 +32,21 @@ Verify = Callable[[bytes, bytes, bytes], bool]
 
 @dataclass(frozen=True)
 class Run:
-    """What one peer measured in one round: bytes as int8, for samples that follow each other."""
+    """What one peer measured in one round: bytes as int8 of one scale, for samples that follow each other."""
 
     round: int
     first_sample: int
     content: bytes
+    exponent: int
+    """The scale is two to this: what a slope must be for a byte of 1."""
+
+    def codes(self) -> NDArray[np.int16]:
+        """(samples,) each byte with its scale."""
+        return codes_of(self.content, self.exponent)
 
     def entries(self) -> Iterator[tuple[int, int]]:
-        """(sample, byte), the latter in [-127, 127]."""
-        for offset, byte in enumerate(self.content):
-            yield self.first_sample + offset, byte - 256 if byte > 127 else byte
+        """(sample, code)."""
+        yield from enumerate(self.codes().tolist(), self.first_sample)
 
 
 @dataclass(frozen=True)
@@ -57,8 +67,8 @@ class Batch:
 
     def entries(self) -> Iterator[tuple[Evaluation, int]]:
         for run in self.runs:
-            for sample, byte in run.entries():
-                yield Evaluation(run.round, self.slot, sample), byte
+            for sample, code in run.entries():
+                yield Evaluation(run.round, self.slot, sample), code
 
     def sign(self, identity: bytes, sign: Sign) -> "Batch":
         return Batch(self.slot, self.runs, sign(_PREFIX + identity + encode(self)))
@@ -77,7 +87,8 @@ def encode(batch: Batch) -> bytes:
     end = 0
     for group in groups:
         first = group[0]
-        for number in (first.round - end, first.first_sample, len(first.content), len(group)):
+        scale = 2 * abs(first.exponent) - (first.exponent < 0)
+        for number in (first.round - end, first.first_sample, len(first.content), len(group), scale):
             out += _varint(number)
         end = group[-1].round + 1
     for run in batch.runs:
@@ -92,16 +103,18 @@ def decode(data: Bytes, *, signature_bytes: int = SIGNATURE_BYTES, bytes_max: in
         raise PeerError("oversized", f"batch of {len(data)} bytes")
     reader = _Reader(data[: len(data) - signature_bytes] if len(data) >= signature_bytes else b"")
     slot = reader.varint()
-    shapes = [tuple(reader.varint() for _ in range(4)) for _ in range(reader.bounded(bytes_max))]
-    if sum(samples * rounds for _, _, samples, rounds in shapes) > bytes_max:
+    shapes = [tuple(reader.varint() for _ in range(5)) for _ in range(reader.bounded(bytes_max))]
+    if sum(samples * rounds for _, _, samples, rounds, _ in shapes) > bytes_max:
         raise PeerError("oversized", f"batch of more than {bytes_max} evaluations")
     runs: list[Run] = []
     end = 0
-    for gap, first_sample, samples, rounds in shapes:
+    for gap, first_sample, samples, rounds, scale in shapes:
+        if scale > 2 * EXPONENT_MAX:
+            raise PeerError("malformed", f"batch with a scale beyond 2^{EXPONENT_MAX}")
         if not samples or first_sample + samples > 1 << 32 or end + gap + rounds > 1 << 32:
             raise PeerError("malformed", "batch with a group that is empty or out of bounds")
         for number in range(end + gap, end + gap + rounds):
-            runs.append(Run(number, first_sample, reader.take(samples)))
+            runs.append(Run(number, first_sample, reader.take(samples), -(scale + 1 >> 1) if scale & 1 else scale >> 1))
         end += gap + rounds
     batch = Batch(slot, tuple(runs), data[len(data) - signature_bytes :])
     if not runs or encode(batch) != data:
@@ -110,19 +123,18 @@ def decode(data: Bytes, *, signature_bytes: int = SIGNATURE_BYTES, bytes_max: in
 
 
 def _groups(runs: Sequence[Run]) -> list[list[Run]]:
-    """Rounds that follow each other and have the same samples."""
+    """Rounds that follow each other and have the same samples and scale."""
     groups = [[run] for run in runs[:1]]
     for before, run in pairwise(runs):
-        same = (before.round + 1, before.first_sample, len(before.content)) == (
-            run.round,
-            run.first_sample,
-            len(run.content),
-        )
-        if same:
+        if run.round == before.round + 1 and _shape(run) == _shape(before):
             groups[-1].append(run)
         else:
             groups.append([run])
     return groups
+
+
+def _shape(run: Run) -> tuple[int, int, int]:
+    return run.first_sample, len(run.content), run.exponent
 
 
 def _varint(number: int) -> bytes:

@@ -15,32 +15,39 @@ from numpy.typing import NDArray
 
 from p2ptrain.errors import PeerError
 from p2ptrain.strategies.spsa.arithmetic.noise import Evaluation
-from p2ptrain.strategies.spsa.arithmetic.rule import Rule, low_median, next_exponent
+from p2ptrain.strategies.spsa.arithmetic.rule import Rule, bytes_in, exponent_for, exponents_in, low_median, sizes_of
 from p2ptrain.strategies.spsa.ledger.batch import Batch, Run
 
-NOTHING = -128
+NOTHING = -(1 << 15)
+"""No byte: what looks like one of 0, at a scale that there is not."""
 EVERYTHING = 1 << 32
 """Beyond all rounds."""
 AHEAD_MAX = 4096
 """Rounds that a byte may be ahead of us: a peer that is far ahead must not make us keep pages without end."""
 LOUD = 4
-"""A peer whose median byte is so many times the swarm's is named."""
+"""A peer whose median slope is so many times the swarm's is named."""
 
 
 @dataclass(frozen=True, eq=False)
 class Page:
-    """The bytes of one span: per slot (span, samples_max) int8, NOTHING where there is none."""
+    """The bytes of one span: per slot (span, samples_max) codes, NOTHING where there is none."""
 
-    rows: Mapping[int, NDArray[np.int8]]
-
-    @cached_property
-    def medians(self) -> dict[int, int]:
-        """Of each slot, the median of |byte|."""
-        return {slot: low_median(np.abs(row[row != NOTHING]).tolist()) for slot, row in sorted(self.rows.items())}
+    rows: Mapping[int, NDArray[np.int16]]
 
     @cached_property
-    def median(self) -> int:
-        """Of all slots, of their medians: however much one peer says, it has one vote."""
+    def medians(self) -> dict[int, float]:
+        """Of each slot, the median size of its slopes."""
+        return {slot: low_median(sizes_of(row[row != NOTHING]).tolist()) for slot, row in sorted(self.rows.items())}
+
+    @cached_property
+    def exponent(self) -> int:
+        """The scale that is right for these slopes: of all slots, for their medians, so that one peer has one vote
+        however much it says."""
+        return exponent_for(self.median)
+
+    @cached_property
+    def median(self) -> float:
+        """Of all slots, of their medians."""
         return low_median(self.medians.values())
 
     @cached_property
@@ -62,14 +69,13 @@ class Page:
 
     def loud(self) -> list[int]:
         """Slots that say far larger slopes than most."""
-        bound = LOUD * max(1, self.median)
-        return [slot for slot, median in self.medians.items() if median >= bound]
+        return [slot for slot, median in self.medians.items() if median >= LOUD * self.median]
 
     def _digest(self, line: int) -> bytes:
         said = hashlib.sha256()
         for slot, row in sorted(self.rows.items()):
             if (row[line] != NOTHING).any():
-                said.update(slot.to_bytes(4, "little") + row[line].tobytes())
+                said.update(slot.to_bytes(4, "little") + row[line].astype("<i2").tobytes())
         return said.digest()
 
 
@@ -96,7 +102,6 @@ class Book:
         self.closed = 0
         """Rounds before this take no new bytes."""
         self._order: list[int] = []  # spans that have a page, sorted
-        self._exponents: list[int] = []  # of the first of them; the others must be computed anew
 
     def check(self, batch: Batch, now: int, mending: bool = False) -> None:
         """Whether a batch may be put, at round `now` of this peer. Raises `PeerError`: `flooding` for more samples per
@@ -114,24 +119,24 @@ class Book:
 
     def put(self, batch: Batch) -> Put:
         """Take in what is new. Of two bytes for one evaluation the one with the lower hash counts, everywhere."""
-        rows: dict[int, NDArray[np.int8]] = {}
+        rows: dict[int, NDArray[np.int16]] = {}
         new, conflicts, changed = 0, [], set[int]()
         for run in batch.runs:
             span, line = divmod(run.round, self.rule.span)
             if span not in rows:
                 rows[span] = self._row(span, batch.slot)
-            for sample, byte in run.entries():
+            for sample, code in run.entries():
                 old = int(rows[span][line, sample])
-                if old == byte:
+                if old == code:
                     continue
                 if old == NOTHING:
                     new += 1
                 else:
                     evaluation = Evaluation(run.round, batch.slot, sample)
                     conflicts.append(evaluation)
-                    byte = self._winner(evaluation, old, byte)
-                if old != byte:
-                    rows[span][line, sample] = byte
+                    code = self._winner(evaluation, old, code)
+                if old != code:
+                    rows[span][line, sample] = code
                     changed.add(span)
         for span in sorted(changed):
             self._replace(span, batch.slot, rows[span])
@@ -140,20 +145,17 @@ class Book:
 
     def load(self, pages: Mapping[int, Page]) -> None:
         """Hold exactly these pages."""
-        self.pages, self._order, self._exponents = dict(pages), sorted(pages), []
+        self.pages, self._order = dict(pages), sorted(pages)
 
     def holds(self, batch: Batch) -> bool:
         """Whether every byte of it is known and counts."""
         return all(self._holds(batch.slot, run) for run in batch.runs)
 
     def exponent(self, span: int) -> int:
-        """The scale of a span is two to this."""
+        """Two to this is the scale in which to say bytes of a span, as far as this peer can tell. None of them counts
+        as more than 127 times this."""
         place = bisect.bisect_right(self._order, span - 2)
-        if not place:
-            return self.rule.exponent
-        for source in self._order[len(self._exponents) : place]:
-            self._exponents.append(self.exponent(source))
-        return next_exponent(self._exponents[place - 1], self.pages[self._order[place - 1]].median)
+        return self.pages[self._order[place - 1]].exponent if place else self.rule.exponent
 
     def between(self, first: int, last: int) -> list[int]:
         """The spans that have a page and a round in [first, last), in order."""
@@ -168,7 +170,7 @@ class Book:
         return heads[half if f is None else min(f, half)] if heads else -1
 
     def entries(self, first: int, last: int) -> Iterator[tuple[Evaluation, int]]:
-        """What counts in rounds [first, last)."""
+        """What counts in rounds [first, last): codes."""
         pages = {span: self.pages[span] for span in self.between(first, last)}
         for batch in batches_of(pages, self.rule.span):
             yield from (entry for entry in batch.entries() if first <= entry[0].round < last)
@@ -177,38 +179,36 @@ class Book:
         """Everything that counts, unsigned, one batch per slot."""
         return batches_of(self.pages, self.rule.span)
 
-    def _replace(self, span: int, slot: int, row: NDArray[np.int8]) -> None:
+    def _replace(self, span: int, slot: int, row: NDArray[np.int16]) -> None:
         old = self.pages.get(span)
         self.pages[span] = Page({**(old.rows if old else {}), slot: row})
-        place = bisect.bisect_left(self._order, span)
-        del self._exponents[place:]
         if old is None:
-            self._order.insert(place, span)
+            bisect.insort(self._order, span)
 
-    def _row(self, span: int, slot: int) -> NDArray[np.int8]:
+    def _row(self, span: int, slot: int) -> NDArray[np.int16]:
         page = self.pages.get(span)
         if page is not None and slot in page.rows:
             return page.rows[slot].copy()
-        return np.full((self.rule.span, self.rule.samples_max), NOTHING, np.int8)
+        return np.full((self.rule.span, self.rule.samples_max), NOTHING, np.int16)
 
     def _holds(self, slot: int, run: Run) -> bool:
         span, line = divmod(run.round, self.rule.span)
         page = self.pages.get(span)
         if page is None or slot not in page.rows:
             return False
-        return page.rows[slot][line, run.first_sample : run.first_sample + len(run.content)].tobytes() == run.content
+        return np.array_equal(page.rows[slot][line, run.first_sample :][: len(run.content)], run.codes())
 
     def _winner(self, evaluation: Evaluation, *candidates: int) -> int:
-        def digest(byte: int) -> bytes:
-            return hashlib.sha256(self.identity + repr((*evaluation, byte)).encode()).digest()
+        def digest(code: int) -> bytes:
+            return hashlib.sha256(self.identity + repr((*evaluation, code)).encode()).digest()
 
         return min(candidates, key=digest)
 
 
 def batches_of(pages: Mapping[int, Page], span: int) -> Iterator[Batch]:
-    """The bytes of some pages, one batch per slot; where a round lacks a sample in between, a second for what is
-    behind it, and so on."""
-    rows: dict[int, list[tuple[int, NDArray[np.int8]]]] = {}
+    """The bytes of some pages, one batch per slot; where a round lacks a sample in between, or changes its scale, a
+    second for what is behind it, and so on."""
+    rows: dict[int, list[tuple[int, NDArray[np.int16]]]] = {}
     for number, page in sorted(pages.items()):
         for slot, row in page.rows.items():
             rows.setdefault(slot, []).append((number * span, row))
@@ -224,8 +224,10 @@ def batches_of(pages: Mapping[int, Page], span: int) -> Iterator[Batch]:
             yield Batch(slot, tuple(layer))
 
 
-def _pieces(round_number: int, line: NDArray[np.int8]) -> Iterator[Run]:
-    """What a round holds, where samples follow each other."""
-    present = np.flatnonzero(line != NOTHING)
-    for piece in np.split(present, np.flatnonzero(np.diff(present) > 1) + 1):
-        yield Run(round_number, int(piece[0]), line[piece[0] : piece[-1] + 1].tobytes())
+def _pieces(round_number: int, line: NDArray[np.int16]) -> Iterator[Run]:
+    """What a round holds, where samples follow each other and have one scale."""
+    present, exponents = np.flatnonzero(line != NOTHING), exponents_in(line)
+    ends = np.flatnonzero((np.diff(present) > 1) | (np.diff(exponents[present]) != 0)) + 1
+    for piece in np.split(present, ends):
+        content = bytes_in(line[piece]).astype(np.int8).tobytes()
+        yield Run(round_number, int(piece[0]), content, int(exponents[piece[0]]))

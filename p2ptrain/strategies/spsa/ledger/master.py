@@ -1,16 +1,17 @@
 """The lattice that follows a book: master = start - sum over the set of (step of the byte's round) * byte * noise.
 
-The sum is linear in integers, so there is nothing to roll back: a late byte, a scale that moved because of it, a byte
+The sum is linear in integers, so there is nothing to roll back: a late byte, a bound that moved because of it, a byte
 that lost against another one are all the same, the difference of what should be applied to what was.
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from p2ptrain.strategies.spsa.arithmetic.lattice import Lattice, Steps
-from p2ptrain.strategies.spsa.arithmetic.rule import Rule
+from p2ptrain.strategies.spsa.arithmetic.rule import Rule, bounded
 from p2ptrain.strategies.spsa.ledger.book import NOTHING, Book, Page
 
 
@@ -20,6 +21,7 @@ class Applied:
 
     page: Page
     exponent: int
+    """What its slopes are bounded by."""
 
 
 class Master:
@@ -103,15 +105,24 @@ def difference(wanted: dict[int, Applied], present: dict[int, Applied], rule: Ru
 
 
 def _sizes(applied: Applied | None, span: int, rule: Rule) -> dict[int, NDArray[np.int64]]:
-    """Per slot (span, samples_max): c_t * byte in lattice units."""
+    """Per slot (span, samples_max): c_t * byte in lattice units, 0 where there is NOTHING."""
     if applied is None:
         return {}
-    per_round = [
-        rule.step_size(span * rule.span + line, applied.exponent, count) if count else 0
-        for line, count in enumerate(applied.page.counts.tolist())
-    ]
-    column = np.array(per_round, np.int64)[:, None]
-    return {slot: np.where(row == NOTHING, 0, row.astype(np.int64)) * column for slot, row in applied.page.rows.items()}
+    counts = applied.page.counts.tolist()
+
+    @cache
+    def units(exponent: int) -> NDArray[np.int64]:
+        """(span, 1)"""
+        rounds = enumerate(counts, span * rule.span)
+        return np.array([rule.step_size(number, exponent, count) if count else 0 for number, count in rounds])[:, None]
+
+    sizes: dict[int, NDArray[np.int64]] = {}
+    for slot, row in applied.page.rows.items():
+        said, exponents = bounded(row, applied.exponent)
+        sizes[slot] = np.zeros(row.shape, np.int64)
+        for exponent in np.unique(exponents[said != 0]).tolist():
+            sizes[slot] += np.where(exponents == exponent, said, 0) * units(exponent)
+    return sizes
 
 
 def _cut(page: Page, lines: int) -> Page | None:

@@ -63,7 +63,7 @@ class Replica:
         """Slots of peers that are gone, or have finished; for the caller to fill."""
         self.f: int | None = None
         """So many peers may rush ahead and take nobody along; None: nearly half. For the caller to set."""
-        self.round, self.sample = 0, 0
+        self.round, self.sample, self.exponent = 0, 0, rule.exponent
         self._credentials, self._disk = credentials, disk
         self._unsigned: list[Run] = []
         self._signed: list[bytes] = []
@@ -92,10 +92,11 @@ class Replica:
         self.master.load(found.lattice(old.key, old.values.device), found.pages)
 
     def advance(self) -> None:
-        """Go on to the next round, or to the one after the others' frontier: bytes of a span are said in the scale that
-        those before it give, which is another one once somebody has said more in those."""
+        """Go on to the next round, or to the one after the others' frontier: a round's step is shared by those who take
+        part in it, and alone in its rounds a peer would take the model along. A round's bytes have one scale."""
         self.round = 1 + max(self.book.heads.get(self.slot, -1), self.book.frontier({*self.left, self.slot}, self.f))
         self.sample = 0
+        self.exponent = self.book.exponent(self.round // self.rule.span)
 
     def frontier(self) -> int:
         """The round that the swarm has reached, this peer included."""
@@ -115,8 +116,8 @@ class Replica:
 
     def say(self, slope: float) -> int:
         """The byte for the slope along the `next` noise. Raises `ValueError` for NaN."""
-        byte = quantise(slope, self.book.exponent(self.round // self.rule.span))
-        run = Run(self.round, self.sample, bytes([byte % 256]))
+        byte = quantise(slope, self.exponent)
+        run = Run(self.round, self.sample, bytes([byte % 256]), self.exponent)
         self.book.put(Batch(self.slot, (run,)))
         self._unsigned.append(run)
         self.sample += 1
@@ -308,7 +309,7 @@ def join(runs: Iterable[Run]) -> tuple[Run, ...]:
     joined: list[Run] = []
     for run in runs:
         if joined and joined[-1].round == run.round:
-            joined[-1] = Run(run.round, joined[-1].first_sample, joined[-1].content + run.content)
+            joined[-1] = Run(run.round, joined[-1].first_sample, joined[-1].content + run.content, run.exponent)
         else:
             joined.append(run)
     return tuple(joined)
