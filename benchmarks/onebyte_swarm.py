@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,9 +40,10 @@ from p2ptrain.ports import Contact
 from p2ptrain.simulation import loop
 from p2ptrain.simulation.world import World
 from p2ptrain.strategies.spsa.arithmetic.lattice import Lattice
-from p2ptrain.strategies.spsa.arithmetic.noise import Evaluation, signs
+from p2ptrain.strategies.spsa.arithmetic.noise import signs
 from p2ptrain.strategies.spsa.arithmetic.rule import Rule, key_of
 from p2ptrain.strategies.spsa.dissemination.flood import Flood
+from p2ptrain.strategies.spsa.ledger.book import EVERYTHING
 from p2ptrain.strategies.spsa.ledger.replica import Credentials, Replica
 from p2ptrain.strategies.spsa.ledger.roster import Roster, slot_of
 from p2ptrain.telemetry.events import Event, Stamped, Stopped
@@ -224,11 +226,13 @@ def learning(num_rounds: int, lr: float, num_peers: int = 8) -> dict[str, Any]:
     joined = Topology.model_validate(
         {**body, "nodes": [{"count": num_peers - 1}, {"name": "late", "starts": late_s}], "links": links}
     )
-    ours, hashes, trainers, key, start = live(file)
-    _, hashes_joined, *_ = live(joined)
-    theirs = plain(trainers, key, start, lr, num_rounds)
+    ours, hashes, daemons = live(file)
+    _, hashes_joined, _ = live(joined)
+    start = Flat(file.run.task.model(file.run.seed)).flat
+    theirs = plain(daemons, start, lr)
     images, labels = Digits().batch(np.arange(1397), np.random.default_rng(9))
-    losses = [evaluate(trainers[0].module, each.double(), images, labels) for each in (start, ours, theirs)]
+    module = daemons[0].trainer.module
+    losses = [evaluate(module, each.double(), images, labels) for each in (start, ours, theirs)]
     return {
         "lr": lr,
         "before": losses[0],
@@ -239,7 +243,7 @@ def learning(num_rounds: int, lr: float, num_peers: int = 8) -> dict[str, Any]:
     }
 
 
-def live(file: Topology) -> tuple[Tensor, int, list[Any], tuple[int, int], Tensor]:
+def live(file: Topology) -> tuple[Tensor, int, list[Any]]:
     """The weights at the end, how many different hashes there were, and what made the evaluations."""
     log: list[Stamped] = []
     daemons: list[Any] = []
@@ -253,25 +257,27 @@ def live(file: Topology) -> tuple[Tensor, int, list[Any], tuple[int, int], Tenso
 
     loop.run(run())
     hashes = {stamped.event.digest for stamped in log if isinstance(stamped.event, Stopped)}
-    trainers = [daemon.trainer for daemon in daemons]
-    key = daemons[0].node.service.replica.master.lattice.key
-    start = Flat(file.run.task.model(file.run.seed)).flat
-    for daemon in daemons:
-        daemon.trainer.noise_slot = daemon.node.service.replica.slot
-    return trainers[0].replica.flat.clone(), len(hashes), trainers, key, start
+    return daemons[0].trainer.replica.flat.clone(), len(hashes), daemons
 
 
-def plain(trainers: list[Any], key: tuple[int, int], start: Tensor, lr: float, num_rounds: int) -> Tensor:
-    """The same evaluations in a float64 loop that knows nothing of bytes, scales, integers and delays."""
-    weights, eps = start.double(), 1e-3
-    for number in range(num_rounds):
-        total = torch.zeros_like(weights)
-        for trainer in trainers:
-            noise = torch.from_numpy(signs(key, Evaluation(number, trainer.noise_slot, 0), len(weights))).double()
+def plain(daemons: list[Any], start: Tensor, lr: float) -> Tensor:
+    """The same evaluations, batch by batch, in a float64 loop that knows nothing of bytes, scales, integers and delays.
+
+    Who starts later goes on where the others are, and so leaves out rounds."""
+    weights, eps, replica = start.double(), 1e-3, daemons[0].node.service.replica
+    trainers = {daemon.node.service.replica.slot: daemon.trainer for daemon in daemons}
+    made = sorted(evaluation for evaluation, _ in replica.book.entries(0, EVERYTHING))
+    steps = dict.fromkeys(trainers, 0)
+    for _, group in groupby(made, key=lambda evaluation: evaluation.round):
+        together, total = list(group), torch.zeros_like(weights)
+        for evaluation in together:
+            trainer, number = trainers[evaluation.slot], steps[evaluation.slot]
+            steps[evaluation.slot] += 1
+            noise = torch.from_numpy(signs(replica.master.lattice.key, evaluation, len(weights))).double()
             batch = trainer.batch(number)
             above, below = (evaluate(trainer.module, weights + side * eps * noise, *batch) for side in (1, -1))
             total += (above - below) / (2 * eps) * noise
-        weights -= lr * total / len(trainers)
+        weights -= lr * total / len(together)
     return weights
 
 
