@@ -96,7 +96,7 @@ def _agrees(what: str, sim: float, process: float) -> bool | None:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here")
-    parser.add_argument("--repeats", type=int, default=5, help="seeds (default 5)")
+    parser.add_argument("--repeats", type=common.positive, default=5, help="seeds (default 5)")
     default = [TOPOLOGIES / f"{name}.yaml" for name in DEFAULT]
     parser.add_argument("files", type=Path, nargs="*", default=default, metavar="FILE", help="topology files")
     options = parser.parse_args(arguments)

@@ -54,7 +54,7 @@ class Exchanger:
     rng: random.Random
     step: Callable[[], int]
     ready: Callable[[], bool] = lambda: True
-    """False until the replica holds weights worth mixing."""
+    """False until the replica holds weights worth mixing: no swap is asked for or answered."""
     pace: Pace = field(default_factory=Pace)
     liar: Liar | None = None
     """What this node says instead of the truth."""
@@ -72,9 +72,9 @@ class Exchanger:
         )  # fmt: skip
 
     async def swap(self, peer: PeerId) -> None:
-        """Average with `peer`. Raises `PeerBusy` when either side is in another swap, and `PeerError` when the swap
-        came to nothing on both sides."""
-        if self._asking is not None or not self._is_free_for(peer):
+        """Average with `peer`. Raises `PeerBusy` when either side is in another swap or this one is not ready, and
+        `PeerError` when the swap came to nothing on both sides."""
+        if self._asking is not None or not self.ready() or not self._is_free_for(peer):
             raise PeerBusy
         async with (
             self.talk.account(peer, initiated=True) as tally,

@@ -219,6 +219,18 @@ async def test_one_swap_is_asked_for_at_a_time() -> None:
     await first
 
 
+async def test_who_is_not_ready_does_not_ask_and_is_no_failure_of_its_own() -> None:
+    _, (one, other) = make_peers(2)
+    one.exchanger.ready = lambda: False
+    with pytest.raises(PeerBusy):
+        await one.exchanger.swap(other.id)
+    assert (one.events, other.events) == ([], [])
+    with pytest.raises(PeerError, match="not-ready"):
+        await other.exchanger.swap(one.id)
+    one.exchanger.ready = lambda: True
+    await one.exchanger.swap(other.id)
+
+
 async def test_a_silent_peer_costs_a_deadline_and_nothing_else() -> None:
     links, (one, other) = make_peers(2)
     before = one.replica.snapshot()
