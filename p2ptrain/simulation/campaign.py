@@ -144,6 +144,8 @@ async def _judge(trial: Trial, outcome: Outcome) -> None:
             group.create_task(world.run(LIMIT_S))
             await asyncio.sleep(STORM_S)
             chaos.interfere = None
+            for node in world.nodes.values():
+                node.keep_power()
             world.disturb(())
             await _until_healed(world, watch, CALM_S + (SEARCH_S if trial.core else 0.0))
             outcome.recovered_s = world.now - STORM_S

@@ -64,6 +64,18 @@ class SimulatedNode:
     task: asyncio.Task[None] | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     paused: bool = False
+    due: bool = False
+    """The power goes with its next write, and it is started again at once."""
+
+    @property
+    def is_to_tear(self) -> bool:
+        """Whether the power goes with its next write."""
+        return self.home.tear is not None or self.checkpoints.tear is not None
+
+    def keep_power(self) -> None:
+        """Whatever was to happen with its next write does not."""
+        self.home.tear = self.checkpoints.tear = None
+        self.due = False
 
     @property
     def public_key(self) -> bytes:
@@ -176,7 +188,12 @@ class World:
     async def start(self, name: str) -> None:
         node = self.nodes[name]
         if node.alive:
-            return
+            node.due = node.is_to_tear
+        else:
+            self._begin(node)
+
+    def _begin(self, node: SimulatedNode) -> None:
+        name = node.name
         if node.lives:
             self._log(name, Restarted())
         node.lives += 1
@@ -262,8 +279,11 @@ class World:
     def _end(self, node: SimulatedNode) -> None:
         node.died = self.now
         node.task, node.daemon, node.paused = None, None, False
-        node.home.tear = node.checkpoints.tear = None
+        is_due = node.due
+        node.keep_power()
         node.ended.set()
+        if is_due:
+            self.loop.call_soon(self._begin, node, context=self.context)
 
     async def kill(self, name: str) -> None:
         self.crash(name)

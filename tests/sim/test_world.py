@@ -127,6 +127,15 @@ def test_a_torn_checkpoint_is_thrown_away_and_the_one_before_used() -> None:
     assert not [name for name in seen.world.nodes["node-2"].checkpoints.files if name.endswith(".tmp")]
 
 
+def test_a_node_that_writes_nothing_before_it_is_to_be_started_again_is_started_once_its_power_has_gone() -> None:
+    seen = Seen(topology({"at": 10, "tear": "node-2", "for": 0.1}))
+    ((died, _),) = seen.of("node-2", Died)
+    assert 10.1 < died < 14
+    ((again, resumed),) = seen.of("node-2", Resumed)
+    assert again == pytest.approx(died, abs=0.1)
+    assert seen.of("node-2", Stepped, since=died)[-1][1].step > resumed.step
+
+
 def test_a_paused_node_is_missed_wakes_up_and_is_back() -> None:
     seen = Seen(topology({"at": 10, "pause": "node-1", "for": 10}))
     assert not seen.of("node-1", Stepped, since=10.001)[0][0] < 20
