@@ -87,6 +87,7 @@ class Decisions:
     def answer(self, exchange: bytes) -> None:
         """Somebody else's swap begins here."""
         _remember(self._answered, exchange, None)
+        chaos.tell("answered", exchange)
 
     def set_aside(self, doubt: Doubt) -> None:
         """Only in a swap that began when this was not full."""

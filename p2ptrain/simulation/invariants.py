@@ -49,6 +49,9 @@ class Invariant:
     def event(self, stamped: Stamped) -> None:
         """Something was said."""
 
+    def answered(self, life: str, exchange: bytes) -> None:
+        """A swap that another node asked for begins."""
+
     def applied(self, life: str, exchange: bytes, peer: str, correction: Tensor, result: Tensor) -> None:
         """A swap was committed to a replica."""
 
@@ -77,9 +80,15 @@ class ExactlyOnce(Invariant):
     def __init__(self, world: World, healthy: Collection[str]) -> None:
         super().__init__(world, healthy)
         self._swaps: defaultdict[bytes, list[_Side]] = defaultdict(list)
+        self._answered: dict[bytes, str] = {}
+        """By which life each swap was answered: it may be over when the other side commits."""
+
+    def answered(self, life: str, exchange: bytes) -> None:
+        self._answered[exchange] = life
 
     def applied(self, life: str, exchange: bytes, peer: str, correction: Tensor, result: Tensor) -> None:
-        partner = self.world.node_of(peer).life
+        answered = self._answered[exchange]
+        partner = self.world.node_of(peer).life if answered == life else answered
         sides = self._swaps[exchange]
         if any(_name(side.life) == _name(life) for side in sides):
             self.fail(f"{life} applied exchange {exchange.hex()} twice")
@@ -346,6 +355,10 @@ class Watch:
 
     def observe(self, what: str, *facts: Any) -> None:
         """For `chaos.observe`."""
+        if what == "answered":
+            for invariant in self._invariants:
+                invariant.answered(NODE.get(), *facts)
+            return
         exchange, peer, lease = facts
         correction, result = lease.out - lease.base, lease.out
         for invariant in self._invariants:
