@@ -109,15 +109,8 @@ def follower(start: Lattice, identity: bytes, count: int) -> Callable[[], int]:
     """Settles a master that is `count` bytes behind its book, from the set of bytes to the last integer."""
     book = Book(RULE, identity)
     for slot in range(min(PEERS, count)):
-        rounds = -(-count // PEERS)
-        book.put(
-            Batch(
-                slot,
-                tuple(
-                    Run(number, 0, bytes([1 + (7 * slot + number) % 100]), RULE.exponent) for number in range(rounds)
-                ),
-            )
-        )
+        said = [bytes([1 + (7 * slot + number) % 100]) for number in range(-(-count // PEERS))]
+        book.put(Batch(slot, tuple(Run(number, 0, each, RULE.exponent) for number, each in enumerate(said))))
     return lambda: Master(start, book).settle()
 
 

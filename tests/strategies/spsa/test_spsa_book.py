@@ -87,6 +87,11 @@ def test_of_two_bytes_for_one_evaluation_one_wins_everywhere() -> None:
     assert put.conflicts == ((1, 2, 3),)
 
 
+def test_a_long_history_is_no_recursion() -> None:
+    book = book_of([byte(4 * span, 0, 0, 20) for span in range(5000)])
+    assert book.exponent(5001) == RULE.exponent
+
+
 def test_one_peer_has_one_vote_on_the_scale() -> None:
     honest = [byte(number, slot, 0, 20) for number in range(4) for slot in range(3)]
     flood = [byte(number, 9, sample, 127) for number in range(4) for sample in range(4)]

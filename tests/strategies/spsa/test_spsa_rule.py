@@ -11,11 +11,10 @@ from p2ptrain.strategies.spsa.arithmetic.rule import (
     STEP_MAX,
     Rule,
     bounded,
-    bytes_in,
     codes_of,
     exponent_for,
-    exponents_in,
     low_median,
+    parts_of,
     quantise,
     sizes_of,
 )
@@ -60,9 +59,9 @@ def test_the_scale_follows_the_median(median: int, change: int, exponent: int) -
 
 @pytest.mark.parametrize("exponent", [-40, -1, 0, 1, 40])
 def test_a_code_is_a_byte_and_its_scale(exponent: int) -> None:
-    codes = codes_of(BYTES, exponent)
-    assert bytes_in(codes).tolist() == list(range(-127, 128))
-    assert set(exponents_in(codes).tolist()) == {exponent}
+    said, exponents = parts_of(codes_of(BYTES, exponent))
+    assert said.tolist() == list(range(-127, 128))
+    assert set(exponents.tolist()) == {exponent}
 
 
 @given(st.integers(-127, 127), st.integers(-40, 40), st.integers(-40, 40))

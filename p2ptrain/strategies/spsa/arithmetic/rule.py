@@ -1,5 +1,5 @@
-"""What the peers of a run agree on, and how bytes become integer steps. All of it is integer arithmetic, as a logarithm
-or a cosine may differ in its last bit from machine to machine.
+"""What the peers of a run agree on, and how bytes become integer steps. All of it is integer arithmetic, or floats that
+IEEE 754 rounds the same everywhere, as a logarithm or a cosine may differ in its last bit from machine to machine.
 
 A byte is said together with its scale, a power of two, so that it means the same to everyone, whatever else they have
 heard. Which scale a peer takes, and how large a slope at most counts, follows from the bytes of earlier spans of
@@ -96,19 +96,15 @@ def codes_of(content: bytes, exponent: int) -> NDArray[np.int16]:
     return np.frombuffer(content, np.int8).astype(np.int16) + np.int16(256 * exponent)
 
 
-def exponents_in(codes: NDArray[np.int16]) -> NDArray[np.int64]:
-    """The scales of codes, two to this."""
-    return (codes.astype(np.int64) + 128) >> 8
-
-
-def bytes_in(codes: NDArray[np.int16]) -> NDArray[np.int64]:
-    """The bytes of codes."""
-    return codes.astype(np.int64) - 256 * exponents_in(codes)
+def parts_of(codes: NDArray[np.int16]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The bytes of codes, and the exponents of their scales."""
+    exponents = (codes.astype(np.int64) + 128) >> 8
+    return codes - 256 * exponents, exponents
 
 
 def bounded(codes: NDArray[np.int16], bound: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Bytes and exponents for slopes of which none counts as more than 127 * 2^bound."""
-    said, exponents = bytes_in(codes), exponents_in(codes)
+    said, exponents = parts_of(codes)
     excess = np.clip(exponents - bound, 0, 7)  # seven bits more are beyond the bound for any byte but 0
     return np.clip(said << excess, -BYTE_MAX, BYTE_MAX), np.minimum(exponents, bound)
 
@@ -116,9 +112,10 @@ def bounded(codes: NDArray[np.int16], bound: int) -> tuple[NDArray[np.int64], ND
 def sizes_of(codes: NDArray[np.int16]) -> NDArray[np.float64]:
     """How large the slopes are that codes stand for, exactly. A byte of 127 says only that the slope is larger than its
     scale can tell, and counts as if one 16 times larger were right; one of 0 counts as 1."""
-    said = np.abs(bytes_in(codes))
+    said, exponents = parts_of(codes)
+    said = np.abs(said)
     said[said == BYTE_MAX] = USUAL << 4
-    return np.ldexp(np.maximum(said, 1).astype(np.float64), exponents_in(codes))
+    return np.ldexp(np.maximum(said, 1).astype(np.float64), exponents)
 
 
 def exponent_for(median: float) -> int:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from p2ptrain.errors import PeerError
 from p2ptrain.strategies.spsa.arithmetic.noise import Evaluation
-from p2ptrain.strategies.spsa.arithmetic.rule import Rule, bytes_in, exponent_for, exponents_in, low_median, sizes_of
+from p2ptrain.strategies.spsa.arithmetic.rule import Rule, exponent_for, low_median, parts_of, sizes_of
 from p2ptrain.strategies.spsa.ledger.batch import Batch, Run
 
 NOTHING = -(1 << 15)
@@ -226,8 +226,8 @@ def batches_of(pages: Mapping[int, Page], span: int) -> Iterator[Batch]:
 
 def _pieces(round_number: int, line: NDArray[np.int16]) -> Iterator[Run]:
     """What a round holds, where samples follow each other and have one scale."""
-    present, exponents = np.flatnonzero(line != NOTHING), exponents_in(line)
+    present, (said, exponents) = np.flatnonzero(line != NOTHING), parts_of(line)
     ends = np.flatnonzero((np.diff(present) > 1) | (np.diff(exponents[present]) != 0)) + 1
     for piece in np.split(present, ends):
-        content = bytes_in(line[piece]).astype(np.int8).tobytes()
+        content = said[piece].astype(np.int8).tobytes()
         yield Run(round_number, int(piece[0]), content, int(exponents[piece[0]]))
